@@ -1,0 +1,30 @@
+"""Audio tagging with Dilated Convolution with Learnable Spacings (DCLS).
+
+Importing this package costs nothing: `Tagger`, `create_model` and `load_checkpoint` are imported when first used, so
+that tagging with an exported model never loads torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audioset_dcls.models.checkpoint import load_checkpoint
+    from audioset_dcls.models.trunks import create_model
+    from audioset_dcls.tagging.tagger import Tagger
+
+__version__ = "0.1.0"
+__all__ = ["Tagger", "create_model", "load_checkpoint"]
+
+_WHERE = {
+    "Tagger": "audioset_dcls.tagging.tagger",
+    "create_model": "audioset_dcls.models.trunks",
+    "load_checkpoint": "audioset_dcls.models.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
