@@ -1,0 +1,213 @@
+"""Metrics of multi-label tagging from targets and scores: AP, mAP, AUC, d', lwlrap, with bootstrap intervals over clips.
+
+Every function takes `targets`, bool (N, C) for N clips and C classes, and `scores`, float (N, C), of which only the order
+matters, and agrees with `sklearn.metrics` to rounding, ties included. A class without positives has no AP: the per-class
+functions raise ValueError for it, the means over classes leave it out, and `classes_with_positives` names those left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def checked(targets: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Both as arrays (N, C), targets as bool. Raises ValueError for other shapes, targets but 0 and 1, scores not finite.
+
+    A NaN must not pass: sorting would give it a rank, and the mean a plausible value.
+    """
+    truth, values = np.asarray(targets), np.asarray(scores)
+    if truth.ndim != 2 or truth.shape != values.shape:
+        raise ValueError(f"targets {truth.shape} and scores {values.shape} must have the same shape (clips, classes)")
+    if truth.dtype != np.bool_:
+        if not np.isin(truth, (0, 1)).all():
+            raise ValueError("targets must be 0 or 1")
+        truth = truth.astype(np.bool_)
+    if not np.issubdtype(values.dtype, np.floating):
+        values = values.astype(np.float64)
+    finite = np.isfinite(values)
+    if not finite.all():
+        clip, index = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"{finite.size - np.count_nonzero(finite)} of {finite.size} scores are not finite, "
+            f"the first in clip {clip}, class {index}: {values[clip, index]}"
+        )
+    return truth, values
+
+
+def classes_with_positives(targets: ArrayLike) -> NDArray[np.intp]:
+    """Indices of the classes that at least one clip has: the only ones whose AP is defined."""
+    return np.flatnonzero(np.asarray(targets).any(axis=0))
+
+
+def average_precision(targets: ArrayLike, scores: ArrayLike) -> Floats:
+    """AP of each class, (C,): precision at each positive, averaged, as `sklearn.metrics.average_precision_score`.
+
+    Clips with the same score share the rank of the last of them, so that their order does not count. Raises ValueError
+    where a class has no positives.
+    """
+    truth, values = _with_positives(*checked(targets, scores))
+    return _average_precision(truth.T, values.T)
+
+
+def mean_average_precision(targets: ArrayLike, scores: ArrayLike) -> float:
+    """Macro mAP, AudioSet's metric: the mean AP of the classes with positives. Raises ValueError if none has any."""
+    truth, values = _scorable(*checked(targets, scores))
+    return float(_average_precision(truth.T, values.T).mean())
+
+
+def micro_average_precision(targets: ArrayLike, scores: ArrayLike) -> float:
+    """AP of all (clip, class) pairs in one ranking, over the classes with positives."""
+    truth, values = _scorable(*checked(targets, scores))
+    return float(_average_precision(truth.reshape(1, -1), values.reshape(1, -1))[0])
+
+
+def lwlrap(targets: ArrayLike, scores: ArrayLike) -> float:
+    """Label-weighted label-ranking average precision: each label's precision in the ranking of its clip's classes.
+
+    `sklearn.metrics.label_ranking_average_precision_score` with the clips weighted by their labels, over the classes with
+    positives; a clip without labels has no weight.
+    """
+    truth, values = _scorable(*checked(targets, scores))
+    labels, precision = _lwlrap_terms(truth, values)
+    return float(labels @ precision / labels.sum())
+
+
+def area_under_roc(targets: ArrayLike, scores: ArrayLike) -> Floats:
+    """AUC of each class, (C,): how often a positive scores above a negative, ties counting half.
+
+    Raises ValueError where a class has no positives or no negatives.
+    """
+    truth, values = _with_positives(*checked(targets, scores))
+    full = np.flatnonzero(truth.all(axis=0))
+    if full.size:
+        raise ValueError(f"AUC is undefined for classes without negatives: {_listed(full)}")
+    areas = np.empty(truth.shape[1])
+    for index, (row, ranked) in enumerate(zip(truth.T, _sorted(values.T), strict=True)):
+        positives = np.sort(values[row, index])
+        # negatives below a positive, twice, a tied one counting once
+        below = sum(
+            np.searchsorted(ranked, positives, side) - np.searchsorted(positives, positives, side)
+            for side in ("left", "right")
+        )
+        areas[index] = below.mean() / (2 * (ranked.size - positives.size))
+    return areas
+
+
+def d_prime(auc: float) -> float:
+    """d' = sqrt(2) * (inverse normal CDF of AUC): the separation of two unit Gaussians of that AUC (Gemmeke et al. 2017).
+
+    Of the mean AUC over classes, as AudioSet's papers report it. Infinite for an AUC of 0 or 1.
+    """
+    return sqrt(2) * NormalDist().inv_cdf(auc) if 0 < auc < 1 else (inf if auc >= 1 else -inf)
+
+
+def precision_recall_curve(target: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
+    """Precision and recall of one class at each threshold that gains a positive, recall rising.
+
+    target, score: (N,). The steps under these points sum to the class's AP. Raises ValueError without positives.
+    """
+    truth, values = _with_positives(*checked(np.asarray(target)[:, None], np.asarray(score)[:, None]))
+    positives = np.sort(values[truth])
+    thresholds = np.unique(positives)[::-1]
+    found = positives.size - np.searchsorted(positives, thresholds)
+    taken = values.size - np.searchsorted(np.sort(values[:, 0]), thresholds)
+    return found / taken, found / positives.size
+
+
+def bootstrap_average_precision(
+    targets: ArrayLike,
+    scores: ArrayLike,
+    resamples: int = 1000,
+    seed: int = 0,
+    advance: Callable[[], object] | None = None,
+) -> Floats:
+    """AP of each class in resamples of the clips with replacement, (resamples, C); NaN where one drew no positive.
+
+    The same seed, resamples and N draw the same clips: subtract two models' results for a paired comparison. `np.nanmean`
+    over the classes gives the resamples of the mAP, `interval` its bounds. 1000 resamples fix a bound to a few per cent of
+    the interval's width. `advance` is called after each class. Raises ValueError where a class has no positives.
+    """
+    truth, values = _with_positives(*checked(targets, scores))
+    clips = truth.shape[0]
+    generator = np.random.default_rng(seed)
+    # how often each clip was drawn: never over 255 in practice (Poisson(1)), and bytes gather four times as fast
+    draws = np.stack(
+        [np.bincount(generator.integers(clips, size=clips), minlength=clips) for _ in range(resamples)], axis=1
+    ).astype(np.uint8)
+    samples = np.empty((resamples, truth.shape[1]))
+    for index in range(truth.shape[1]):
+        samples[:, index] = _resampled_average_precision(truth[:, index], values[:, index], draws)
+        if advance is not None:
+            advance()
+    return samples
+
+
+def interval(samples: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of bootstrap samples at that level: its lower and upper bound."""
+    lower, upper = np.nanquantile(samples, ((1 - level) / 2, (1 + level) / 2))
+    return float(lower), float(upper)
+
+
+def _resampled_average_precision(target: NDArray[np.bool_], score: NDArray[Any], draws: NDArray[np.uint8]) -> Floats:
+    """AP of one class, (resamples,), with clip n counted draws[n, b] times in resample b."""
+    order = np.argsort(-score, kind="stable")
+    positive = order[target[order]]
+    # the clips from one positive's threshold to the next, the highest first
+    ends = score.size - np.searchsorted(score[order][::-1], score[positive])
+    ends, first = np.unique(ends, return_index=True)
+    taken = np.add.reduceat(draws[order[: ends[-1]]], np.r_[0, ends[:-1]], axis=0, dtype=np.int32).cumsum(axis=0)
+    found = np.add.reduceat(draws[positive], first, axis=0, dtype=np.int32)
+    hits = found.cumsum(axis=0)
+    precision = np.divide(hits, taken, out=np.zeros(hits.shape), where=taken > 0)
+    total = hits[-1]
+    return np.divide((found * precision).sum(axis=0), total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def _average_precision(targets: NDArray[np.bool_], scores: NDArray[Any]) -> Floats:
+    """AP of each row. A positive's precision is the share of positives among all scores at or above its own."""
+    precisions = np.empty(targets.shape[0])
+    for index, (truth, values, ranked) in enumerate(zip(targets, scores, _sorted(scores), strict=True)):
+        positives = np.sort(values[truth])
+        found = positives.size - np.searchsorted(positives, positives)
+        precisions[index] = (found / (ranked.size - np.searchsorted(ranked, positives))).mean()
+    return precisions
+
+
+def _lwlrap_terms(targets: NDArray[np.bool_], scores: NDArray[Any]) -> tuple[NDArray[np.intp], Floats]:
+    """Of each clip the number of labels and their mean precision, 0 where it has none."""
+    labels = np.count_nonzero(targets, axis=1)
+    precision = np.zeros(labels.size)
+    precision[labels > 0] = _average_precision(targets[labels > 0], scores[labels > 0])
+    return labels, precision
+
+
+def _sorted(rows: NDArray[Any]) -> NDArray[Any]:
+    ranked = np.array(rows, order="C")
+    ranked.sort(axis=1)
+    return ranked
+
+
+def _with_positives(targets: NDArray[np.bool_], scores: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    empty = np.flatnonzero(~targets.any(axis=0))
+    if empty.size:
+        raise ValueError(f"AP is undefined for classes without positives: {_listed(empty)}")
+    return targets, scores
+
+
+def _scorable(targets: NDArray[np.bool_], scores: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    present = classes_with_positives(targets)
+    if not present.size:
+        raise ValueError(f"none of the {targets.shape[1]} classes has a positive among {targets.shape[0]} clips")
+    return (targets, scores) if present.size == targets.shape[1] else (targets[:, present], scores[:, present])
+
+
+def _listed(indices: NDArray[np.intp]) -> str:
+    return ", ".join(map(str, indices[:10])) + (f" and {indices.size - 10} more" if indices.size > 10 else "")
