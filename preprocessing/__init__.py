@@ -1,0 +1,22 @@
+"""From files to tensors: decoding, log-mel, augmentation, AudioSet to HDF5 and back. Knows audio, knows no model.
+
+What is named here is imported at first use: `from preprocessing import read_audio` does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from preprocessing.audio import SAMPLE_RATE, AudioError, iter_audio, read_audio
+    from preprocessing.log_mel import LogMel, pad_or_trim
+
+__all__ = ["SAMPLE_RATE", "AudioError", "LogMel", "iter_audio", "pad_or_trim", "read_audio"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'preprocessing' has no attribute {name!r}")
+    module = "log_mel" if name in ("LogMel", "pad_or_trim") else "audio"
+    return getattr(import_module(f"preprocessing.{module}"), name)

@@ -1,0 +1,71 @@
+"""The network's input: waveform -> log-mel spectrogram of 128 bands and 100 frames a second, normalised."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchaudio.transforms import MelScale, Spectrogram
+
+from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, POWER_FLOOR, SAMPLE_RATE, STD
+
+__all__ = ["F_MAX", "F_MIN", "HOP", "MEAN", "N_FFT", "N_MELS", "STD", "LogMel", "pad_or_trim"]
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+class LogMel(nn.Module):
+    """Normalised log-mel spectrogram of waveforms at 32 kHz, computed in float32 also under autocast.
+
+    Power spectrum (Hann window and FFT of 1024 samples, hop 320, centred with reflection), 128 HTK mel bands from 50 to
+    14,000 Hz, 10 log10 with a floor at 1e-10, then (x + 18.2696) / 30.5735: the reference's settings, which published
+    checkpoints need.
+
+    Shape: (batch, samples) in [-1, 1] -> (batch, 1, 128, 1 + samples // 320) float32; (samples,) -> (1, 128, frames).
+
+    `power` and `from_power` are the two halves, for what happens to the power spectrum in between (random erasing).
+
+    >>> LogMel()(torch.zeros(2, 320_000)).shape
+    torch.Size([2, 1, 128, 1001])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrogram = Spectrogram(n_fft=N_FFT, hop_length=HOP, power=2)
+        self.mel_scale = MelScale(
+            n_mels=N_MELS, sample_rate=SAMPLE_RATE, f_min=F_MIN, f_max=F_MAX, n_stft=N_FFT // 2 + 1
+        )
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return self.from_power(self.power(waveform))
+
+    def power(self, waveform: Tensor) -> Tensor:
+        """(..., samples) in [-1, 1] -> power spectrogram (..., 513, 1 + samples // 320)."""
+        if not waveform.is_floating_point():
+            raise TypeError(f"LogMel takes floats in [-1, 1], not {waveform.dtype}: divide int16 by 32767 first")
+        with torch.autocast(waveform.device.type, enabled=False):
+            frames = 1 + waveform.shape[-1] // HOP
+            if waveform.shape[-1] <= N_FFT // 2:  # reflection needs more than half a window
+                waveform = pad_or_trim(waveform, N_FFT // 2 + 1)
+            return self.spectrogram(waveform.float())[..., :frames]
+
+    def from_power(self, power: Tensor) -> Tensor:
+        """Power spectrogram (..., 513, frames) -> normalised log-mel (..., 1, 128, frames)."""
+        with torch.autocast(power.device.type, enabled=False):
+            decibels = 10 * torch.log10(self.mel_scale(power.float()).clamp(min=POWER_FLOOR))
+            return ((decibels - MEAN) / STD).unsqueeze(-3)
+
+
+def pad_or_trim(waveform: Array, samples: int) -> Array:
+    """The first `samples` of (..., length), zeros appended where it is shorter; NumPy or torch, any dtype.
+
+    Nothing is copied where the length fits or is longer.
+    """
+    missing = samples - waveform.shape[-1]
+    if missing <= 0:
+        return waveform[..., :samples]
+    if isinstance(waveform, Tensor):
+        return nn.functional.pad(waveform, (0, missing))
+    return np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, missing)])
