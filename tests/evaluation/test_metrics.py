@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, equal to 1e-9 (the same sums in another order), ties and degenerate classes included."""
+"""Metrics against scikit-learn, equal to 1e-9 (the same sums in another order); ties and degenerate classes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_auc_names_classes_without_negatives() -> None:
     targets, scores = random_data(50, 4, seed=3)
     targets[:, 2] = True
     assert metrics.average_precision(targets, scores)[2] == 1.0
-    with pytest.raises(ValueError, match="without negatives: 2$"):
+    with pytest.raises(ValueError, match=r"without negatives: 2$"):
         metrics.area_under_roc(targets, scores)
 
 

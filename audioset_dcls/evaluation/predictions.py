@@ -1,0 +1,61 @@
+"""What a model said about a set of clips, beside the truth: the one thing that evaluation works on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocessing.hdf5 import hash_ids
+
+FULL = "full"  # the key of whole clips; those of cut ones are `length_name(seconds)`
+
+
+def length_name(seconds: float | None) -> str:
+    """None -> "full", 5.0 -> "5 s"."""
+    return FULL if seconds is None else f"{seconds:g} s"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of N clips in C classes, for whole clips and for cut ones.
+
+    clips: N names, each clip once. labels: C display names. targets: bool (N, C). scores: float32 (N, C), by length:
+    "full" and, for clips cut to their first seconds, "5 s", "2 s", ...
+
+    Raises ValueError where the shapes differ or a score is not finite, naming the clip and the class.
+    """
+
+    clips: Sequence[str]
+    labels: Sequence[str]
+    targets: NDArray[np.bool_]
+    scores: Mapping[str, NDArray[np.float32]]
+
+    def __post_init__(self) -> None:
+        shape = (len(self.clips), len(self.labels))
+        for length, scores in {"targets": self.targets, **self.scores}.items():
+            if scores.shape != shape:
+                raise ValueError(f"{length}: {scores.shape} for {shape[0]} clips and {shape[1]} labels")
+            if not (finite := np.isfinite(scores)).all():
+                clip, label = np.argwhere(~finite)[0]
+                raise ValueError(
+                    f"{np.count_nonzero(~finite)} scores are not finite, the first for clip {self.clips[clip]!r}, class "
+                    f"{self.labels[label]!r} ({length}): {scores[clip, label]}; the model or this audio holds NaN"
+                )
+
+    @cached_property
+    def clip_hash(self) -> str:
+        """SHA-256 of the sorted clip ids, as `dcls-prepare` stores it in the file."""
+        return hash_ids(self.clips)
+
+    @cached_property
+    def target_hash(self) -> str:
+        """SHA-256 of names and targets in their order: equal only for the same task."""
+        content: Any = hashlib.sha256("\n".join([*self.clips, *self.labels]).encode())
+        content.update(np.packbits(self.targets).tobytes())
+        return content.hexdigest()

@@ -1,0 +1,196 @@
+"""Run a trained tagger over a file of clips: every clip once, on one process or many."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from audioset_dcls.dcls import fold
+from audioset_dcls.evaluation.predictions import Predictions, length_name
+from audioset_dcls.models import load_checkpoint
+from preprocessing.hdf5 import INT16_SCALE, SAMPLE_RATE, ClipFile
+from preprocessing.log_mel import LogMel
+
+
+class Scorer(NamedTuple):
+    """A tagger ready to score: `score` takes waveforms, int16 (B, samples), and gives probabilities, float32 (B, C)."""
+
+    score: Callable[[Tensor], NDArray[np.float32]]
+    labels: tuple[str, ...]
+    metadata: dict[str, Any]
+
+
+def predict(
+    model_path: str | Path,
+    data_path: str | Path,
+    seconds: float | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    num_workers: int = 2,
+) -> tuple[list[str], NDArray[np.bool_], NDArray[np.float32]]:
+    """Names (N), targets (N, C) and scores (N, C) of a file's clips, cut to their first `seconds` if given.
+
+    model_path: an `.onnx` tagger or whatever `load_checkpoint` takes. device: "cuda" where there is one by default.
+    Where torch.distributed is initialised each process scores its share, and all return the whole.
+
+    Raises ValueError where the model lacks a class of the data or a score is not finite, ClipFileError, CheckpointError.
+    """
+    scorer = load_scorer(model_path, device)
+    predictions = predict_lengths(scorer, data_path, (seconds,), batch_size, num_workers)
+    (scores,) = predictions.scores.values()
+    return list(predictions.clips), predictions.targets, scores
+
+
+def predict_lengths(
+    scorer: Scorer,
+    data_path: str | Path,
+    lengths: Sequence[float | None] = (None, 5.0, 2.0, 1.0),
+    batch_size: int = 32,
+    num_workers: int = 2,
+) -> Predictions:
+    """Scores of the clips at several lengths, each clip read once. Lengths that cut nothing off are left out.
+
+    A cut clip is given to the tagger as it is, without padding to the length it was trained on.
+    """
+    data = ClipFile(data_path)
+    columns = matching_columns(scorer.labels, data.labels, data_path)
+    clip_seconds = data.samples / SAMPLE_RATE
+    lengths = [seconds for seconds in lengths if seconds is None or seconds < clip_seconds] or [None]
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    share = np.arange(rank, len(data), processes)
+    batches = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
+    loader: DataLoader[Tensor] = DataLoader(_Batches(data, batches), batch_size=None, num_workers=num_workers)
+    scored: list[list[NDArray[np.float32]]] = []
+    with _bar(f"scoring {Path(data_path).name}", len(share)) as advance:
+        for waveform in loader:
+            scored.append([scorer.score(_cut(waveform, seconds))[:, columns] for seconds in lengths])
+            advance(len(waveform))
+    empty = np.empty((0, len(data.labels)), np.float32)  # the share of a process beyond the number of clips
+    parts = [np.concatenate([empty, *(scores[place] for scores in scored)]) for place in range(len(lengths))]
+    return Predictions(
+        clips=data.audio_names(),
+        labels=data.labels,
+        targets=data.read("target", np.arange(len(data))).astype(np.bool_),
+        scores={length_name(seconds): _gathered(share, part) for seconds, part in zip(lengths, parts, strict=True)},
+    )
+
+
+def load_scorer(model_path: str | Path, device: str | None = None) -> Scorer:
+    """A tagger in its fastest form on that device; errors as of `predict`."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return (
+        _onnx_scorer(Path(model_path), device)
+        if str(model_path).endswith(".onnx")
+        else _torch_scorer(model_path, device)
+    )
+
+
+def matching_columns(
+    model_labels: Sequence[str], data_labels: Sequence[str], data_path: str | Path
+) -> NDArray[np.intp]:
+    """Which of the model's outputs each of the data's labels is. Raises ValueError where the model lacks one."""
+    places = {label: index for index, label in enumerate(model_labels)}
+    missing = [label for label in data_labels if label not in places]
+    if missing:
+        named = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        raise ValueError(
+            f"{data_path}: {len(missing)} of its {len(data_labels)} classes are unknown to the model ({named}); "
+            "evaluate a model that was trained on these classes"
+        )
+    return np.array([places[label] for label in data_labels])
+
+
+class _Batches(Dataset[Tensor]):
+    """Item i: the waveforms of the i-th batch of clips, int16 (B, samples)."""
+
+    def __init__(self, data: ClipFile, batches: Sequence[NDArray[np.intp]]) -> None:
+        self.data, self.batches = data, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index >= len(self.batches):
+            raise IndexError(index)
+        return torch.from_numpy(self.data.waveforms(self.batches[index]))
+
+
+def _torch_scorer(model_path: str | Path, device: str) -> Scorer:
+    model = load_checkpoint(model_path)
+    labels = model.labels or tuple(map(str, range(model.config["num_classes"])))
+    fold(model)
+    model.to(device)
+    log_mel = LogMel().to(device)
+
+    @torch.inference_mode()
+    def score(waveform: Tensor) -> NDArray[np.float32]:
+        floats = waveform.to(device, non_blocking=True).float() / INT16_SCALE
+        return model(log_mel(floats)).float().sigmoid().cpu().numpy()
+
+    return Scorer(score, tuple(labels), model.metadata)
+
+
+def _onnx_scorer(path: Path, device: str) -> Scorer:
+    import onnxruntime
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; export one with dcls-export")
+    providers = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        available = [name for name in providers if name in onnxruntime.get_available_providers()]
+        session = onnxruntime.InferenceSession(str(path), options, providers=[*available, "CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen types on bytes that are not its own
+        raise ValueError(f"{path}: not a readable ONNX file; export it again with dcls-export ({error})") from error
+    metadata = session.get_modelmeta().custom_metadata_map
+    outputs = [output.name for output in session.get_outputs()]
+    if "labels" not in metadata or "scores" not in outputs:
+        raise ValueError(f"{path}: no tagger exported by dcls-export (it lacks the output 'scores' or the labels)")
+    given = session.get_inputs()[0].name
+
+    def score(waveform: Tensor) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = session.run(["scores"], {given: (waveform.float() / INT16_SCALE).numpy()})[0]
+        return scores
+
+    return Scorer(score, tuple(json.loads(metadata["labels"])), dict(metadata))
+
+
+def _cut(waveform: Tensor, seconds: float | None) -> Tensor:
+    return waveform if seconds is None else waveform[:, : round(seconds * SAMPLE_RATE)].contiguous()
+
+
+def _gathered(share: NDArray[np.intp], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scores of all processes' shares, in the order of the clips."""
+    if not dist.is_initialized():
+        return scores
+    shares: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, (share, scores))
+    whole = np.full((sum(len(indices) for indices, _ in shares), scores.shape[1]), np.nan, np.float32)
+    for indices, part in shares:
+        whole[indices] = part
+    return whole
+
+
+@contextmanager
+def _bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, if that is a terminal and this is the first process."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not (first and sys.stderr.isatty())) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda count: progress.advance(task, count)
