@@ -30,13 +30,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from preprocessing.audio import SAMPLE_RATE
 from preprocessing.labels import labels as audioset_labels
 
-SAMPLE_RATE = 32_000
 CLIP_SAMPLES = 10 * SAMPLE_RATE
 INT16_SCALE = 32_767  # PANNs': 1.0 <-> 32767
 _HEADER_BYTES = 4096  # room for HDF5's superblock and the first object headers, before the waveforms
-_GZIP_LEVEL = 1  # on audio the higher levels take twice the time for 1 % of the size
+_GZIP_LEVEL = 4  # the usual one; on our sounds 29 % of the bytes, level 1: 31 %, level 6, a third slower: 28 %
 
 
 class ClipFileError(ValueError):
@@ -190,8 +190,8 @@ class ClipWriter:
     columns grow as plain binary files, and a journal gets one line after each batch has reached the disk. A writer made
     again with the same arguments reads the journal, cuts off what lies past it, and tells by `len(writer)` and `notes`
     where to go on. `finish` writes HDF5's headers around the waveforms where they lie (without filters a chunked
-    dataset of fixed size is one extent), copies nothing, and renames the file, which is the same to the byte however often it
-    was interrupted. With `compression` the chunks have no fixed size, and `finish` copies them.
+    dataset of fixed size is one extent), copies nothing, and renames the file, which is the same to the byte however
+    often it was interrupted. With `compression` the chunks have no fixed size, and `finish` copies them.
 
     Arguments:
         path: of the HDF5 file to be.

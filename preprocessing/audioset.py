@@ -1,0 +1,602 @@
+"""Audio and its labels -> an HDF5 file of clips: AudioSet from segment lists, and one's own classes.
+
+The clips come as a stream in a fixed order, so that a run that was killed goes on where its journal ends
+(`hdf5.ClipWriter`): from folders in the order of the segment list, from tar and Parquet files in their own order.
+Processes decode, this one writes. Clips without audio, with audio that no decoder reads, or met twice are left out,
+counted, and listed in `<name>.left_out.csv` beside the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import tarfile
+import threading
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from preprocessing.audio import AudioError, iter_audio
+from preprocessing.hdf5 import CLIP_SAMPLES, SAMPLE_RATE, ClipFileError, ClipWriter, clip_id, encode, to_int16
+from preprocessing.labels import labels as audioset_labels
+
+_BATCH = 16  # clips a process decodes, and the writer commits, at once: 10 MB
+_MID = re.compile(r"/[a-z]/\w+")
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_NOT_AUDIO = (".json", ".txt", ".csv", ".tsv", ".md", ".vtt", ".srt", ".jpg", ".jpeg", ".png", ".webp", ".npy", ".npz")
+
+REASONS = ("missing", "unreadable", "duplicate")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Bytes `offset` to `offset + size` of a file: a member of a tar."""
+
+    path: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        with Path(self.path).open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) < self.size:
+            raise OSError(f"{self.path}: ends in the middle of the clip")
+        return data
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip to be: the name it will have, its classes, where its audio lies, and how to speak of that."""
+
+    name: str
+    classes: Sequence[int]
+    audio: str | Slice | bytes | Callable[[], bytes | None]
+    file: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A clip or a file that is not in the HDF5, and why: one of REASONS."""
+
+    clip: str
+    reason: str
+    file: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What shall become one file: `clips` gives the same stream each time, `expected` the clip ids it should have."""
+
+    clips: Callable[[], Iterator[Clip | LeftOut]]
+    expected: Iterable[str]
+    total: int
+    labels: tuple[str, ...] | None
+    source: str
+    """A hash of the lists and the names of the files behind the clips: another one is another collection."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The summary of a run."""
+
+    path: Path
+    clip_count: int
+    clip_ids_sha256: str
+    left_out: dict[str, int]
+    left_out_csv: Path
+
+
+def prepare(
+    collection: Collection, output: str | Path, *, workers: int | None = None, compression: str | None = None
+) -> Prepared:
+    """Decode the clips of a collection into the HDF5 file `output`; go on where a run before was cut off.
+
+    Of each clip the first 10 s are kept, shorter ones are zero-padded at the end. Memory does not grow with the audio:
+    some batches a process are under way at once. If the file is there already, made from the same, it stays as it is.
+
+    Raises ClipFileError where the file is there and made from something else, `.part` beside it was begun so, nothing
+    can be decoded, or the disk is full; what has been done is kept for the next run.
+    """
+    output = Path(output)
+    left_out_csv = output.with_suffix(".left_out.csv")
+    if output.exists():
+        return _already_prepared(output, collection, left_out_csv)
+    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    try:
+        with ClipWriter(output, collection.labels, compression=compression, source=collection.source) as writer:
+            done = sum(note["consumed"] for note in writer.notes)
+            left_out = [LeftOut(*entry) for note in writer.notes for entry in note["left_out"]]
+            with _progress() as progress:
+                task = progress.add_task(output.name, total=collection.total, completed=done)
+                remaining = itertools.islice(collection.clips(), done, None)
+                for batch, chunks in _decode_all(remaining, workers, compression):
+                    left_out += _append(writer, batch, chunks)
+                    progress.advance(task, len(batch))
+            met = {clip_id(name) for name in writer.audio_names}
+            met.update(entry.clip for entry in left_out if entry.reason == "unreadable")
+            left_out += [LeftOut(clip, "missing") for clip in collection.expected if clip not in met]
+            counts = dict.fromkeys(REASONS, 0) | Counter(entry.reason for entry in left_out)
+            _write_left_out(left_out_csv, left_out)
+            if not len(writer):
+                raise ClipFileError(f"{output}: not one clip has audio that can be read; {left_out_csv.name} tells why")
+            written = writer.finish({reason: np.int64(counts[reason]) for reason in REASONS})
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ClipFileError(
+                f"{output}: the disk is full; make room and run the same again, it goes on from here"
+            ) from None
+        raise
+    return Prepared(output, written.clip_count, written.clip_ids_sha256, counts, left_out_csv)
+
+
+def _already_prepared(output: Path, collection: Collection, left_out_csv: Path) -> Prepared:
+    try:
+        with h5py.File(output, "r") as file:
+            stored = dict(file.attrs)
+    except OSError:
+        stored = {}
+    if stored.get("source") != collection.source:
+        raise ClipFileError(f"{output}: is there already, made from something else; remove it or choose another name")
+    counts = {reason: int(stored[reason]) for reason in REASONS}
+    return Prepared(output, int(stored["clip_count"]), stored["clip_ids_sha256"], counts, left_out_csv)
+
+
+def _append(writer: ClipWriter, batch: list[Clip | LeftOut], chunks: list[bytes | str | None]) -> list[LeftOut]:
+    """Write what was decoded of a batch and note down the rest, which is returned."""
+    kept: dict[str, tuple[Clip, bytes]] = {}
+    left_out: list[LeftOut] = []
+    for clip, chunk in zip(batch, chunks, strict=True):
+        if isinstance(clip, LeftOut):
+            left_out.append(clip)
+        elif not isinstance(chunk, bytes):
+            left_out.append(LeftOut(clip_id(clip.name), "unreadable", clip.file, chunk or ""))
+        elif clip.name in writer or clip.name in kept:
+            left_out.append(LeftOut(clip_id(clip.name), "duplicate", clip.file))
+        else:
+            kept[clip.name] = clip, chunk
+    targets = np.zeros((len(kept), len(writer.labels)), bool)
+    for row, (clip, _) in enumerate(kept.values()):
+        targets[row, list(clip.classes)] = True
+    entries = [[entry.clip, entry.reason, entry.file, entry.detail] for entry in left_out]
+    note = {"consumed": len(batch), "left_out": entries}
+    writer.append(list(kept), [chunk for _, chunk in kept.values()], targets, note=note)
+    return left_out
+
+
+def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        table = csv.writer(file)
+        table.writerow(["clip", "reason", "file", "detail"])
+        table.writerows([entry.clip, entry.reason, entry.file, entry.detail] for entry in left_out)
+    unfinished.rename(path)
+
+
+def _progress() -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.0f} clips/s" if task.speed else "")
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120)
+
+
+# decoding ------------------------------------------------------------------------------------------------------------
+
+
+def decode_clip(source: str | Path | bytes, samples: int = CLIP_SAMPLES) -> npt.NDArray[np.int16]:
+    """The first `samples` of an audio file as int16 (samples,), zero-padded at the end. Raises AudioError."""
+    waveform = next(iter_audio(source, samples / SAMPLE_RATE))
+    clip = np.zeros(samples, np.int16)
+    clip[: len(waveform)] = to_int16(waveform)
+    return clip
+
+
+def _decode_batch(audio: list[str | Slice | bytes | None], compression: str | None) -> list[bytes | str | None]:
+    """In a worker process: HDF5 chunks, and what is wrong (str) with those that cannot be read."""
+    results: list[bytes | str | None] = []
+    for source in audio:
+        try:
+            encoded = source.read() if isinstance(source, Slice) else source
+            results.append(
+                "there are no bytes of audio" if encoded is None else encode(decode_clip(encoded), compression)
+            )
+        except (AudioError, OSError) as error:
+            results.append(str(error))
+    return results
+
+
+def _decode_all(
+    clips: Iterator[Clip | LeftOut], workers: int, compression: str | None
+) -> Iterator[tuple[list[Clip | LeftOut], list[bytes | str | None]]]:
+    """Batches of the stream with what was decoded of them, in its order; LeftOut entries and None go through.
+
+    A decoder that crashes on a hostile file takes its process and so the pool with it: then the batch is decoded again,
+    clip by clip, to find the file, and the others go on in a new pool.
+    """
+    pending: deque[tuple[list[Clip | LeftOut], list[str | Slice | bytes | None], Future[list[bytes | str | None]]]] = (
+        deque()
+    )
+    pool = _start_pool(workers)
+
+    def submit(audio: list[str | Slice | bytes | None]) -> Future[list[bytes | str | None]]:
+        try:
+            return pool.submit(_decode_batch, audio, compression)
+        except BrokenProcessPool as error:
+            future: Future[list[bytes | str | None]] = Future()
+            future.set_exception(error)
+            return future
+
+    try:
+        while True:
+            while len(pending) < 2 * workers and (batch := list(itertools.islice(clips, _BATCH))):
+                audio = [None if isinstance(clip, LeftOut) else _portable(clip.audio) for clip in batch]
+                pending.append((batch, audio, submit(audio)))
+            if not pending:
+                return
+            batch, audio, future = pending.popleft()
+            try:
+                decoded = future.result()
+            except BrokenProcessPool:
+                pool.shutdown()
+                decoded = [_decode_alone(source, compression) for source in audio]
+                pool = _start_pool(workers)
+                pending = deque((batch, audio, submit(audio)) for batch, audio, _ in pending)
+            yield batch, decoded
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _portable(audio: str | Slice | bytes | Callable[[], bytes | None]) -> str | Slice | bytes | None:
+    """What goes to another process."""
+    return audio() if callable(audio) else audio
+
+
+def _decode_alone(source: str | Slice | bytes | None, compression: str | None) -> bytes | str | None:
+    with _start_pool(1) as pool:
+        try:
+            return pool.submit(_decode_batch, [source], compression).result()[0]
+        except BrokenProcessPool:
+            return "the decoder crashed on it"
+
+
+def _start_pool(workers: int) -> ProcessPoolExecutor:
+    # spawn: this process has threads (progress, Arrow), and those do not survive a fork
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when it was killed: a pool's processes would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# AudioSet ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A segment list: the class indices of each video id, in its order, and the ids it has more than once."""
+
+    classes: dict[str, tuple[int, ...]]
+    repeated: list[str]
+
+
+def read_segments(path: str | Path) -> Segments:
+    """Read a segment list in any of its forms.
+
+    - AudioSet's own: three comment lines, then `id, start, end, "mid,mid"`;
+    - PANNs' parts of it: three lines `empty` in place of the comments;
+    - tables with a header, as on the Hugging Face hub: a column `YTID`, `video_id`, `youtube_id` or `id` and a column
+      `positive_labels` or `labels`, the MIDs separated in any way.
+
+    An id may have PANNs' leading `Y`. Of an id that comes twice the first line counts.
+
+    Raises ClipFileError, with the line, at what is none of these and at a MID that is not among the 527.
+    """
+    classes = {label.mid: label.index for label in audioset_labels()}
+    segments = Segments({}, [])
+    tuples: dict[str, tuple[int, ...]] = {}  # few combinations differ: two million tuples need not be
+    id_column, label_columns = 0, slice(3, None)  # unquoted MIDs are columns of their own
+    for number, row in _rows(path):
+        if row[0].startswith("#") or row == ["empty"]:
+            continue
+        header = [cell.strip().lower() for cell in row]
+        named = [header.index(name) for name in ("ytid", "video_id", "youtube_id", "id") if name in header]
+        if not segments.classes and named:
+            labelled = [header.index(name) for name in ("positive_labels", "labels") if name in header]
+            if not labelled:
+                raise ClipFileError(f"{path}:{number}: has no column positive_labels or labels")
+            id_column, label_columns = named[0], slice(labelled[0], labelled[0] + 1)
+            continue
+        text = ",".join(row[label_columns])
+        video = re.fullmatch(r"Y?([\w-]{11})(?:\.\w+)?", row[id_column].strip() if id_column < len(row) else "")
+        if video is None or not (mids := _MID.findall(text)):
+            raise ClipFileError(f"{path}:{number}: not a segment of AudioSet: {','.join(row)[:80]!r}")
+        if text not in tuples:
+            if unknown := [mid for mid in mids if mid not in classes]:
+                raise ClipFileError(f"{path}:{number}: {unknown[0]} is none of the 527 classes")
+            tuples[text] = tuple(classes[mid] for mid in mids)
+        if video[1] in segments.classes:
+            segments.repeated.append(video[1])
+        else:
+            segments.classes[video[1]] = tuples[text]
+    if not segments.classes:
+        raise ClipFileError(f"{path}: holds no segment")
+    return segments
+
+
+def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a CSV that are not empty, numbered."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, skipinitialspace=True)
+            for row in reader:
+                if row and any(cell.strip() for cell in row):
+                    yield reader.line_num, row
+    except OSError as error:
+        raise ClipFileError(f"{path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ClipFileError(f"{path}: is not a CSV ({error})") from None
+
+
+def audioset_collection(audio: Sequence[str | Path], segment_list: str | Path | None = None) -> Collection:
+    """AudioSet from `audio`: folders (searched through), tar shards (also compressed), Parquet files, or a mixture.
+
+    Files and members of tars are found by their video id: `<id>.flac`, `Y<id>.wav` as PANNs names them, or with the
+    segment behind the id (`<id>_30.000_40.000.mp3`). Parquet files have the columns of agkphysics/AudioSet: `video_id`,
+    `audio` with `bytes`, `labels` with MIDs. Only these may do without `segment_list`, which says what clips belong to
+    the split; where it is given, its labels count.
+
+    Raises ClipFileError for what cannot be found and for a list that cannot be read.
+    """
+    files, tars, tables = _find_audio(audio)
+    segments = read_segments(segment_list) if segment_list is not None else None
+    if segments is None and (files or tars or not tables):
+        raise ClipFileError(f"{audio[0]}: needs --segments, the list of the split's clips; only Parquet files have it")
+    listed = segments.classes if segments is not None else {}
+    found = _index(files, listed)
+    sources: list[Any] = [[video, *(file.rpartition("/")[2] for file in files)] for video, files in found.items()]
+    sources += [[path.name, path.stat().st_size] for path in (*tars, *tables)]
+    signature = hashlib.sha256(json.dumps(sources).encode())
+    if segment_list is not None:
+        signature.update(Path(segment_list).read_bytes())
+
+    def clips() -> Iterator[Clip | LeftOut]:
+        for video in segments.repeated if segments is not None else ():
+            yield LeftOut(video, "duplicate", str(segment_list), "listed more than once")
+        for video, files in found.items():
+            for file in files:
+                yield Clip(_panns_name(video), listed[video], file, file)
+        for tar in tars:
+            yield from _tar_clips(tar, listed)
+        for table in tables:
+            yield from _parquet_clips(table, listed if segments is not None else None)
+
+    streamed = bool(tars or tables)
+    total = (len(listed) or sum(map(_parquet_rows, tables))) if streamed else sum(map(len, found.values()))
+    return Collection(clips, listed, total, None, signature.hexdigest())
+
+
+def _panns_name(video: str) -> str:
+    return f"Y{video}.wav"
+
+
+def _find_audio(places: Sequence[str | Path]) -> tuple[list[str], list[Path], list[Path]]:
+    """Loose files, tars and Parquet files at the places, each sorted by folder and name."""
+    files: list[str] = []  # not Path: there may be two million
+    for place in places:
+        if Path(place).is_dir():
+            for folder, folders, names in os.walk(place):
+                folders.sort()
+                files += (f"{folder}/{name}" for name in sorted(names) if not name.startswith("."))
+        elif Path(place).is_file():
+            files.append(str(place))
+        else:
+            raise ClipFileError(f"{place}: no such file or folder")
+    tars = [Path(file) for file in files if file.lower().endswith(_TARS)]
+    tables = [Path(file) for file in files if file.lower().endswith(".parquet")]
+    others = (*_TARS, ".parquet", *_NOT_AUDIO)
+    return [file for file in files if not file.lower().endswith(others)], tars, tables
+
+
+def _video_id(file: str, listed: Container[str]) -> str | None:
+    """The id, of those listed, that the file's name stands for."""
+    name = file.rpartition("/")[2]
+    for start in (0, 1) if name.startswith("Y") else (0,):
+        video, rest = name[start : start + 11], name[start + 11 :]
+        if video in listed and re.fullmatch(r"(_[\d._]+)?(\.\w+)?", rest):
+            return video
+    return None
+
+
+def _index(files: list[str], listed: dict[str, tuple[int, ...]]) -> dict[str, list[str]]:
+    """{video id: its files}, in the order of the list."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        if (video := _video_id(file, listed)) is not None:
+            found.setdefault(video, []).append(file)
+    return {video: found[video] for video in listed if video in found}
+
+
+def _tar_clips(path: Path, listed: dict[str, tuple[int, ...]]) -> Iterator[Clip | LeftOut]:
+    """The listed members of a tar. Of a plain one only the headers are read here; the processes read the audio."""
+    plain = path.name.lower().endswith(".tar")
+    try:
+        with tarfile.open(path, "r:" if plain else "r|*") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined] # or it keeps every header it has met
+                audible = member.isreg() and not member.name.lower().endswith(_NOT_AUDIO)
+                if not audible or (video := _video_id(member.name, listed)) is None:
+                    continue
+                audio: Slice | bytes = Slice(str(path), member.offset_data, member.size)
+                if not plain and (stream := tar.extractfile(member)) is not None:
+                    audio = stream.read()
+                yield Clip(_panns_name(video), listed[video], audio, f"{path}: {member.name}")
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        yield LeftOut("", "unreadable", str(path), f"the rest of the tar: {error}")
+
+
+def _parquet_rows(path: Path) -> int:
+    import pyarrow.parquet
+
+    try:
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
+    except (pyarrow.ArrowException, OSError):
+        return 0  # told of when its turn comes
+
+
+def _parquet_clips(path: Path, listed: dict[str, tuple[int, ...]] | None) -> Iterator[Clip | LeftOut]:
+    """The rows of a Parquet file: ids and labels now, a row group at a time, the audio when it is asked for."""
+    import pyarrow
+    import pyarrow.parquet
+
+    classes = {label.mid: label.index for label in audioset_labels()}
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            if absent := {"video_id", "audio", "labels"} - set(table.schema_arrow.names):
+                raise ClipFileError(f"{path}: lacks the columns {', '.join(sorted(absent))} of agkphysics/AudioSet")
+            for group in range(table.num_row_groups):
+                rows = table.read_row_group(group, columns=["video_id", "labels"]).to_pylist()
+                group_audio = _RowGroupAudio(path, group)
+                for number, row in enumerate(rows):
+                    video, file = row["video_id"], f"{path}: {row['video_id']}"
+                    if listed is not None and video not in listed:
+                        continue
+                    mids, audio = row["labels"] or (), partial(group_audio.read, number)
+                    if listed is not None:
+                        yield Clip(_panns_name(video), listed[video], audio, file)
+                    elif mids and classes.keys() >= set(mids):
+                        yield Clip(_panns_name(video), [classes[mid] for mid in mids], audio, file)
+                    else:
+                        yield LeftOut(video, "unreadable", file, f"labels {row['labels']} are none of the 527 classes")
+    except (pyarrow.ArrowException, OSError) as error:
+        yield LeftOut("", "unreadable", str(path), f"the rest of the Parquet file: {error}")
+
+
+class _RowGroupAudio:
+    """The audio of a row group, read forward a few rows at a time: a group can hold gigabytes."""
+
+    def __init__(self, path: Path, group: int) -> None:
+        self._path, self._group = path, group
+        self._batches: Iterator[Any] | None = None
+        self._first = 0
+        self._rows: list[bytes | None] = []
+
+    def read(self, row: int) -> bytes | None:
+        """The bytes of a row; rows must be asked for in ascending order."""
+        import pyarrow.parquet
+
+        if self._batches is None:
+            # streamed: Arrow would otherwise buffer the whole group
+            table = pyarrow.parquet.ParquetFile(self._path, buffer_size=2**20, pre_buffer=False)
+            self._batches = table.iter_batches(_BATCH, row_groups=[self._group], columns=["audio"], use_threads=False)
+        while row >= self._first + len(self._rows):
+            self._first += len(self._rows)
+            self._rows = [audio and audio["bytes"] for audio in next(self._batches)["audio"].to_pylist()]
+        return self._rows[row - self._first]
+
+
+# own classes ---------------------------------------------------------------------------------------------------------
+
+
+def folder_collection(place: str | Path, labels: Sequence[str] | None = None) -> Collection:
+    """One's own sounds: a folder whose sub-folders are named by class, or a CSV `file,labels`.
+
+    The CSV's paths are relative to its folder. A file's labels are separated by `;`, or, if no line has one, by `,` (in
+    quotes). A clip's name is its path as written. `labels` gives the classes and their order, e.g. those of the train
+    file for its test file; by default they are the names that occur, sorted.
+
+    Raises ClipFileError for a place without classes and for a label that is not among `labels`.
+    """
+    place = Path(place)
+    named = _listed_files(place) if place.is_file() else _files_by_folder(place)
+    root = place.parent if place.is_file() else place
+    occurring = sorted({label for _, file_labels in named for label in file_labels})
+    classes = {label: index for index, label in enumerate(labels if labels is not None else occurring)}
+    if unknown := [label for label in occurring if label not in classes]:
+        raise ClipFileError(f"{place}: the label {unknown[0]!r} is none of the {len(classes)} that were given")
+    signature = hashlib.sha256(json.dumps([named, list(classes)]).encode())
+
+    def clips() -> Iterator[Clip | LeftOut]:
+        for name, file_labels in named:
+            if (root / name).exists():
+                yield Clip(name, [classes[label] for label in file_labels], str(root / name), str(root / name))
+            else:
+                yield LeftOut(name, "missing", str(root / name))
+
+    return Collection(clips, (), len(named), tuple(classes), signature.hexdigest())
+
+
+def _files_by_folder(root: Path) -> list[tuple[str, list[str]]]:
+    if not root.is_dir():
+        raise ClipFileError(f"{root}: no such folder or CSV")
+    named = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        files, *_ = _find_audio([folder])
+        named += [(Path(file).relative_to(root).as_posix(), [folder.name]) for file in files]
+    if not named:
+        raise ClipFileError(f"{root}: has no sub-folders with audio; name one after each class")
+    return named
+
+
+def _listed_files(path: Path) -> list[tuple[str, list[str]]]:
+    rows = _rows(path)
+    _, header = next(rows, (0, []))
+    columns = [cell.strip().lower() for cell in header]
+    if "file" not in columns or "labels" not in columns:
+        raise ClipFileError(f"{path}: its first line must name the columns file,labels")
+    file_column, label_column = columns.index("file"), columns.index("labels")
+    listed = []
+    for number, row in rows:
+        if len(row) != len(columns):
+            raise ClipFileError(f"{path}:{number}: {len(row)} columns for {len(columns)}; quote what has commas")
+        listed.append((row[file_column].strip(), row[label_column]))
+    separator = ";" if any(";" in text for _, text in listed) else ","
+    named = [(file, [label.strip() for label in text.split(separator) if label.strip()]) for file, text in listed]
+    for file, file_labels in named:
+        if not file_labels:
+            raise ClipFileError(f"{path}: {file} has no label")
+    if not named:
+        raise ClipFileError(f"{path}: lists no file")
+    return named
