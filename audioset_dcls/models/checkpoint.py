@@ -1,0 +1,282 @@
+"""Checkpoints: save a model, load one from a file, a published name or a URL. Nothing is ever unpickled.
+
+A checkpoint holds plain types and tensors only, in torch's format or, with the suffix .safetensors, in that one:
+
+    {"audioset_dcls": {"version": 1, "model": config, "labels": [display names], "metadata": {...}},
+     "state_dict": {"model.<name>": tensor, ...},
+     "ema_state_dict": the same keys, optional, preferred when loading}
+
+Lightning's own checkpoints of this project have the same two entries among others, so both load alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from audioset_dcls.dcls import fold
+from audioset_dcls.folders import cache_folder, data_folder
+from audioset_dcls.models.download import download, sha256_of
+from audioset_dcls.models.published import convert_published, is_published, published_config
+from audioset_dcls.models.trunks import AudioTagger, create_model, reparameterize
+
+_HEADER = "audioset_dcls"
+_VERSION = 1
+_log = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint that can be read; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoint:
+    """One entry of `checkpoints/published.yaml`; mAP is in percent, the mean over three seeds."""
+
+    name: str
+    url: str
+    sha256: str | None
+    trunk: str
+    dcls: bool
+    parameters: int
+    mean_average_precision: float
+    standard_deviation: float
+
+
+def available_checkpoints() -> dict[str, PublishedCheckpoint]:
+    """The published checkpoints by the short names that `load_checkpoint` takes."""
+    import yaml
+
+    entries = yaml.safe_load((data_folder("checkpoints") / "published.yaml").read_text(encoding="utf-8"))
+    return {name: PublishedCheckpoint(name=name, **entry) for name, entry in entries.items()}
+
+
+def checkpoint_header(model: AudioTagger, labels: Sequence[str] | None = None, metadata: Any = None) -> dict[str, Any]:
+    """What a checkpoint says about its model, under the key "audioset_dcls".
+
+    labels: display names in the order of the classes; the model's own by default. metadata: a dictionary of whatever
+    is worth keeping (scores, settings). Raises ValueError for other than plain types or a wrong number of labels.
+    """
+    labels = model.labels if labels is None else tuple(labels)
+    if labels is not None and len(labels) != model.config["num_classes"]:
+        raise ValueError(f"{len(labels)} labels for {model.config['num_classes']} classes")
+    header = {
+        "version": _VERSION,
+        "model": model.config,
+        "labels": labels,
+        "metadata": model.metadata if metadata is None else metadata,
+    }
+    try:
+        return json.loads(json.dumps(header))
+    except TypeError as error:
+        raise ValueError(f"labels, metadata and timm's arguments must be plain types to be saved: {error}") from error
+
+
+def save_checkpoint(
+    path: str | Path, model: AudioTagger, labels: Sequence[str] | None = None, metadata: dict[str, Any] | None = None
+) -> None:
+    """Write a model that `load_checkpoint` rebuilds, folded or reparameterised as it is; see `checkpoint_header`.
+
+    The file appears whole or not at all.
+    """
+    path = Path(path)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    header = checkpoint_header(model, labels, metadata)
+    weights = {f"model.{name}": tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            # the format has no shared tensors: each layer gets its own copy of the positions it shares
+            weights = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+            save_file(weights, unfinished, metadata={_HEADER: json.dumps(header)})
+        else:
+            torch.save({_HEADER: header, "state_dict": weights}, unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load_checkpoint(source: str | Path) -> AudioTagger:
+    """A model in eval mode, with `.labels` and `.metadata`, from a file, a published name or a URL.
+
+    source: a path to a checkpoint of this project (Lightning's .ckpt included; averaged weights are preferred) or to
+        one of the files that DCLS-Audio published; a name of `available_checkpoints()`; or an http(s) address of any of
+        these, downloaded once into the cache.
+
+    Raises FileNotFoundError, DownloadError (both OSError), and CheckpointError for a file that is no such checkpoint.
+    """
+    path = _locate(source)
+    content = _read(path)
+    try:
+        config, labels, metadata, weights = _own(content) if _HEADER in content else _published(content)
+        with _WithoutRandomNumbers():
+            model = create_model(**config)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: damaged: it has no entry {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if config["dcls"] and not any(key.endswith(".positions") for key in weights):
+        fold(model)
+    if any(".reparam_conv." in key for key in weights):
+        reparameterize(model)
+    _load_weights(model, weights, path)
+    if labels is not None:
+        model.labels = tuple(labels)
+    model.metadata = metadata
+    return model.eval()
+
+
+class _WithoutRandomNumbers(TorchFunctionMode):
+    """Leaves weights as they are allocated: drawing 28 million random numbers to overwrite them takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _own(content: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None, dict[str, Any], dict[str, Tensor]]:
+    header, weights = content[_HEADER], content.get("ema_state_dict") or content["state_dict"]
+    if header["version"] > _VERSION:
+        raise ValueError("written by a newer audioset-dcls; update it to load this checkpoint")
+    weights = {key.removeprefix("model."): weights[key] for key in weights if key.startswith("model.")}
+    return header["model"], header["labels"], header["metadata"], weights
+
+
+def _published(content: dict[str, Any]) -> tuple[dict[str, Any], None, dict[str, Any], dict[str, Tensor]]:
+    weights = content.get("model", content)
+    if not isinstance(weights, dict) or not is_published(weights):
+        keys = ", ".join(map(str, list(content)[:3])) or "none"
+        raise ValueError(f"neither a model saved by audioset-dcls nor one published by DCLS-Audio (its keys: {keys})")
+    return published_config(weights), None, {}, convert_published(weights)
+
+
+def _load_weights(model: AudioTagger, weights: Mapping[str, Tensor], path: Path) -> None:
+    expected = model.state_dict()
+    missing = [key for key in expected if key not in weights]
+    unknown = [key for key in weights if key not in expected]
+    reshaped = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
+    problems = [
+        f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})"
+        for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: not the weights of {model.config['name']}: {', '.join(problems)}")
+    model.load_state_dict(weights)
+
+
+def _locate(source: str | Path) -> Path:
+    """The file behind a path, a published name or a URL; the latter two are downloaded into the cache once."""
+    if isinstance(source, str):
+        published = available_checkpoints()
+        if source in published:
+            entry = published[source]
+            return _cached(entry.url, Path(urlsplit(entry.url).path).name, entry.sha256)
+        if source.startswith(("http://", "https://")):
+            name = Path(urlsplit(source).path).name or "checkpoint"
+            return _cached(source, f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{name}", None)
+    path = Path(source)
+    if path.is_file():
+        return path
+    names = list(available_checkpoints())
+    close = difflib.get_close_matches(path.name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"published checkpoints: {', '.join(names)}"
+    raise FileNotFoundError(f"{source}: no such file{' (a folder)' if path.is_dir() else ''}; {hint}")
+
+
+def _cached(url: str, name: str, sha256: str | None) -> Path:
+    """The download of `url` in the cache, checked on every use against the published or else the recorded checksum.
+
+    Processes started together, as on several GPUs, wait for the one that downloads.
+    """
+    from filelock import FileLock
+
+    target = cache_folder() / name
+    recorded = target.with_name(f"{name}.sha256")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        expected = sha256 or (recorded.read_text().strip() if recorded.exists() else None)
+        if target.exists():
+            if expected is None or sha256_of(target) == expected:
+                return target
+            _log.warning("%s is not what was downloaded; downloading it again", target)
+        download(url, target, sha256)
+        try:
+            _check_format(target)
+        except CheckpointError:
+            target.unlink()  # else every later run would meet it again
+            raise
+        if sha256 is None:
+            recorded.write_text(sha256_of(target) + "\n")
+            _log.warning("%s: no checksum is published; recorded that of this download in %s", target.name, recorded)
+    return target
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The dictionary in a file of torch's or safetensors' format, as plain types and tensors."""
+    file_format = _check_format(path)
+    if file_format == "safetensors":
+        return _read_safetensors(path)
+    try:
+        # DCLS-Audio's training script stores its command-line arguments: a Namespace of plain values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=file_format == "zip")
+    except Exception as error:  # torch raises a dozen types on bytes that are not its own
+        raise CheckpointError(f"{path}: {_why_unreadable(path)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
+    return content
+
+
+def _check_format(path: Path) -> str:
+    """ "zip" or "pickle" for torch's two formats, or "safetensors"; raises CheckpointError for anything else."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path}: an exported tagger; open it with audioset_dcls.Tagger")
+    if start.startswith(b"PK"):
+        return "zip"
+    if start.startswith(b"\x80"):
+        return "pickle"
+    if start[8:9] == b"{":
+        return "safetensors"
+    looks = "empty" if not start else "a web page" if b"<html" in start.lower() else "no checkpoint"
+    raise CheckpointError(f"{path}: {looks}; expected a file written by torch.save or safetensors")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
+            header = (file.metadata() or {}).get(_HEADER)
+        return {_HEADER: json.loads(header), "state_dict": tensors} if header else tensors
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: damaged or truncated ({error}); download or copy it again") from error
+
+
+def _why_unreadable(path: Path) -> str:
+    try:
+        objects = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except Exception:  # not even the archive's directory can be read
+        objects = []
+    if objects:
+        return f"refused: it holds objects that can run code ({', '.join(objects[:3])}); ask for a file of weights only"
+    return "damaged or truncated; download or copy it again"

@@ -1,0 +1,106 @@
+"""Files over HTTP: resumed after a break, checked, and never half there."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+_CHUNK = 1 << 20  # bytes
+_TIMEOUT = 30  # seconds without a byte before a connection counts as broken
+_BREAKS = 10  # connections that may break before giving up
+_PAUSE = 1.0  # seconds before connecting again
+
+
+class DownloadError(OSError):
+    """A file could not be fetched, or is not the file it should be; the message says what to do."""
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(url: str, target: Path, sha256: str | None = None) -> None:
+    """Fetch `url` into `target`, which appears only when it is whole and, where `sha256` is given, has that checksum.
+
+    What a broken connection leaves stays beside it as `<target>.part` and is continued, in this call or the next, as
+    long as the server says that its file is still the same. Raises DownloadError.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    for attempt in range(_BREAKS):
+        before = _size(part)
+        try:
+            _transfer(url, part)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and before:  # the part is not a beginning of this file
+                part.unlink()
+                continue
+            raise DownloadError(f"{url}: the server answers {error.code} {error.reason}") from error
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, DownloadError):
+                raise
+            if _size(part) <= before or attempt == _BREAKS - 1:  # no progress: trying again will not help
+                reason = getattr(error, "reason", None) or error
+                kept = f"; the {_size(part):,} bytes that came are kept, run again to continue" if _size(part) else ""
+                raise DownloadError(f"{url}: {reason}{kept}") from error
+            time.sleep(_PAUSE)
+    _validator(part).unlink(missing_ok=True)
+    if sha256 is not None and (found := sha256_of(part)) != sha256:
+        part.unlink()
+        raise DownloadError(f"{url}: damaged or not the expected file: its SHA-256 is {found}, expected {sha256}")
+    part.replace(target)
+
+
+def _transfer(url: str, part: Path) -> None:
+    """One connection: continue `part` where the server can, else start it again."""
+    headers = {"User-Agent": "audioset-dcls", "Accept-Encoding": "identity"}
+    start = _size(part) if _validator(part).exists() else 0
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": _validator(part).read_text()}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as response:
+        if response.headers.get_content_type() == "text/html":
+            raise DownloadError(f"{url}: the server sends a web page instead of a file; open the address in a browser")
+        if response.status != 206:
+            start = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            part.unlink()
+            raise ConnectionError("the server continues at another place than asked for")
+        # only a strong validator proves that two parts belong to one file (RFC 9110, section 13.1.5)
+        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if validator and not validator.startswith("W/"):
+            _validator(part).write_text(validator)
+        else:
+            _validator(part).unlink(missing_ok=True)
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with part.open("ab" if start else "wb") as file, _progress_bar() as bar:
+            task = bar.add_task(part.name.removesuffix(".part"), total=total, completed=start)
+            while chunk := response.read1(_CHUNK):
+                file.write(chunk)
+                bar.advance(task, len(chunk))
+    if total is not None and _size(part) < total:
+        raise ConnectionError(f"the connection broke after {_size(part):,} of {total:,} bytes")
+
+
+def _progress_bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def _validator(part: Path) -> Path:
+    return part.with_name(f"{part.name}.validator")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

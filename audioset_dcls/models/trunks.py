@@ -1,0 +1,216 @@
+"""timm trunks made into audio taggers: a stem on spectrogram patches, DCLS convolutions, a score per class."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from preprocessing.log_mel import MEAN, STD
+from timm.models.convnext import ConvNeXt
+from timm.models.fastvit import ConvMlp, FastVit, MobileOneBlock, ReparamLargeKernelConv, RepConditionalPosEnc, RepMixer
+from timm.models.metaformer import MetaFormer, MlpHead
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from audioset_dcls.dcls import dcls_layers, replace_depthwise
+from preprocessing.labels import labels
+
+NUM_CLASSES = 527  # AudioSet
+PATCH = (2, 16)  # mel bands x frames seen by one cell of the first map: 128 x 1001 -> 64 x 62
+SILENCE = (-100.0 - MEAN) / STD  # what LogMel gives for zeros: 10 log10(1e-10), normalised
+
+FAMILIES = {  # module of timm -> names to show a user who asks for another
+    "timm.models.convnext": "convnext_*, convnextv2_*",
+    "timm.models.metaformer": "convformer_*, caformer_*, poolformer*",
+    "timm.models.fastvit": "fastvit_*",
+}
+
+
+class AudioTagger(nn.Module):
+    """A timm trunk on normalised log-mel spectrograms: (B, 1, 128, frames) -> (B, num_classes) logits.
+
+    Any number of frames works. Clips shorter than the trunk's overall stride are continued with silence, as training
+    does with short clips, so that no map vanishes.
+
+    Attributes: `trunk`, timm's model; `config`, the arguments of `create_model` that rebuild this one; `num_features`,
+    the width of `embed`; `labels`, the display names of the classes (None where there are not 527 and nobody named
+    them); `metadata`, what its checkpoint carried.
+    """
+
+    def __init__(self, trunk: nn.Module, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.config = config
+        self.labels = _audioset_labels(config["num_classes"])
+        self.metadata: dict[str, Any] = {}
+        # ConvNeXt's three unpadded 2 x 2 downsamplings need 8 columns, the other families' padded ones need 1
+        self.minimum_frames = PATCH[1] * (8 if isinstance(trunk, ConvNeXt) else 1)
+
+    @property
+    def num_features(self) -> int:
+        return self.trunk.head_hidden_size
+
+    def forward_features(self, log_mel: Tensor) -> Tensor:
+        """(B, 1, 128, frames) -> the last map, (B, channels, height, width)."""
+        if log_mel.ndim != 4 or log_mel.shape[1] != 1:
+            raise ValueError(f"expected a log-mel of shape (batch, 1, 128, frames), got {tuple(log_mel.shape)}")
+        missing = self.minimum_frames - log_mel.shape[-1]
+        if missing > 0:
+            log_mel = F.pad(log_mel, (0, missing), value=SILENCE)
+        return self.trunk.forward_features(log_mel)
+
+    def embed(self, log_mel: Tensor) -> Tensor:
+        """(B, 1, 128, frames) -> (B, num_features): what the classifier sees, pooled over the clip."""
+        return self.trunk.forward_head(self.forward_features(log_mel), pre_logits=True)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        return self.trunk.forward_head(self.forward_features(log_mel))
+
+    def reset_classifier(self, num_classes: int, labels: tuple[str, ...] | None = None) -> None:
+        """A new, untrained classifier for `num_classes` classes, to train the same features on other labels."""
+        self.trunk.reset_classifier(num_classes)
+        _match_published_norm(self.trunk)
+        self.config["num_classes"] = num_classes
+        self.labels = labels or _audioset_labels(num_classes)
+
+
+def create_model(
+    name: str,
+    dcls: bool = True,
+    num_classes: int = NUM_CLASSES,
+    drop_path_rate: float = 0.0,
+    pretrained: bool | str = False,
+    kernel_count: int = 26,
+    dilated_kernel_size: int = 23,
+    interpolation: str = "gauss",
+    share_positions: bool = True,
+    **timm_kwargs: Any,
+) -> AudioTagger:
+    """An audio tagger on a timm trunk: (B, 1, 128, frames) normalised log-mel -> (B, num_classes) logits.
+
+    name: "convnext_tiny", "convformer_s18", "fastvit_sa24" (the paper's three), or any other ConvNeXt, MetaFormer or
+        FastViT of timm, e.g. "convnext_atto" to try something out.
+    dcls: replace the 7 x 7 depthwise convolutions by DCLS ones of `kernel_count` elements that move in
+        `dilated_kernel_size`² cells (the defaults are the paper's); False gives the paper's baseline.
+    pretrained: True starts from timm's ImageNet weights (downloaded by timm), a path from such a file. The stem and the
+        classifier start anew; DCLS elements are fitted to the trained 7 x 7 kernels.
+    share_positions: one set of positions and standard deviations for all layers with the same number of channels.
+    timm_kwargs: go to `timm.create_model`, e.g. `drop_rate=0.1` for dropout before the classifier.
+
+    Raises ValueError for a name without a known stem, or dcls=True on a trunk without 7 x 7 depthwise convolutions, and
+    RuntimeError where timm has no ImageNet weights or cannot fetch them.
+
+    >>> create_model("convnext_atto")(torch.zeros(2, 1, 128, 1001)).shape
+    torch.Size([2, 527])
+    """
+    trunk = _timm_trunk(name, pretrained, num_classes=num_classes, drop_path_rate=drop_path_rate, **timm_kwargs)
+    _replace_stem(trunk)
+    _match_published_norm(trunk)
+    if dcls:
+        replaced = replace_depthwise(
+            trunk,
+            kernel_count=kernel_count,
+            dilated_kernel_size=dilated_kernel_size,
+            interpolation=interpolation,
+            share=share_positions,
+            warm_start=bool(pretrained),
+        )
+        if not replaced:
+            raise ValueError(f"{name} has no 7 x 7 depthwise convolutions for DCLS to replace; pass dcls=False")
+    config = {
+        "name": name,
+        "dcls": dcls,
+        "num_classes": num_classes,
+        "drop_path_rate": drop_path_rate,
+        "kernel_count": kernel_count,
+        "dilated_kernel_size": dilated_kernel_size,
+        "interpolation": interpolation,
+        "share_positions": share_positions,
+        **timm_kwargs,
+    }
+    return AudioTagger(trunk, config)
+
+
+def _audioset_labels(num_classes: int) -> tuple[str, ...] | None:
+    return tuple(label.display_name for label in labels()) if num_classes == NUM_CLASSES else None
+
+
+def _timm_trunk(name: str, pretrained: bool | str, **kwargs: Any) -> nn.Module:
+    architecture = name.split(".")[0]
+    known = [model for family in FAMILIES for model in timm.list_models(module=family.rsplit(".", 1)[1])]
+    if architecture not in known:
+        close = difflib.get_close_matches(architecture, known, n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise ValueError(f"no audio stem is known for {name!r}; known are {'; '.join(FAMILIES.values())}{hint}")
+    if isinstance(pretrained, str):
+        kwargs["pretrained_cfg_overlay"] = {"file": pretrained}
+    try:
+        return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        where = pretrained if isinstance(pretrained, str) else "downloaded by timm"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RuntimeError(f"ImageNet weights of {name} ({where}): {reason}") from error
+
+
+def _replace_stem(trunk: nn.Module) -> None:
+    """Put a (2, 16) stride (2, 16) convolution on one channel in place of the stem's; its norm, if any, stays.
+
+    As DCLS-Audio does: ConvNeXt keeps its LayerNorm, ConvFormer its LayerNorm without bias, and FastViT, whose stem is
+    three blocks with batch norms inside, becomes the bare convolution. Only ConvNeXt's convolution has a bias.
+    """
+    first = next(module for module in trunk.stem.modules() if isinstance(module, nn.Conv2d))
+    channels = [module for module in trunk.stem.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
+    conv = nn.Conv2d(1, channels, PATCH, PATCH, bias=isinstance(trunk, ConvNeXt))
+    nn.init.trunc_normal_(conv.weight, std=0.02)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    conv = conv.to(first.weight)
+    if isinstance(trunk, ConvNeXt):
+        trunk.stem = nn.Sequential(conv, trunk.stem[-1])  # drops the other convolutions of overlapping stems
+    elif isinstance(trunk, MetaFormer):
+        trunk.stem.conv = conv
+    else:
+        trunk.stem = conv
+    trunk.in_chans = 1
+
+
+def _match_published_norm(trunk: nn.Module) -> None:
+    """ConvFormer's classifier was trained with torch's default epsilon, 1e-5, by its authors and by DCLS-Audio."""
+    if isinstance(trunk, MetaFormer) and isinstance(trunk.head.fc, MlpHead):
+        trunk.head.fc.norm.eps = 1e-5
+
+
+@torch.no_grad()
+def reparameterize(model: AudioTagger) -> AudioTagger:
+    """Merge, in place, a folded FastViT's training-time branches and batch norms: same output in eval mode, faster.
+
+    Other trunks have no such branches and are returned as they are. Raises ValueError where DCLS layers are left: their
+    kernels must be built first, by `fold`.
+    """
+    if any(True for _ in dcls_layers(model)):
+        raise ValueError("the model still has DCLS layers: fold(model) before reparameterize(model)")
+    if not isinstance(model.trunk, FastVit):
+        return model
+    for module in list(model.modules()):
+        if isinstance(module, ConvMlp) and not isinstance(module.conv.bn, nn.Identity):
+            module.conv.conv = fuse_conv_bn_eval(module.conv.conv.eval(), module.conv.bn.eval())
+            module.conv.bn = nn.Identity()
+        elif isinstance(module, RepConditionalPosEnc) and module.reparam_conv is None:
+            _merge_residual(module)
+        elif isinstance(module, RepMixer | MobileOneBlock | ReparamLargeKernelConv) and module.reparam_conv is None:
+            module.reparameterize()
+    return model
+
+
+def _merge_residual(encoding: RepConditionalPosEnc) -> None:
+    """conv(x) + x as one convolution. timm's own method knows only the 7 x 7 kernel that folding replaced."""
+    conv = encoding.pos_enc
+    centre = [(size - 1) // 2 for size in conv.kernel_size] if isinstance(conv.padding, str) else conv.padding
+    conv.weight[:, 0, centre[0], centre[1]] += 1
+    encoding.reparam_conv = conv
+    del encoding.pos_enc

@@ -1,0 +1,203 @@
+"""Downloads against a real HTTP server on this machine that breaks, lies and forgets as asked."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from audioset_dcls.models import (
+    CheckpointError,
+    DownloadError,
+    checkpoint,
+    create_model,
+    load_checkpoint,
+    save_checkpoint,
+)
+from audioset_dcls.models import download as download_module
+from audioset_dcls.models.download import download
+
+CONTENT = bytes(range(256)) * 1000
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` at any path, as its attributes say; `requests` keeps the Range header of every request."""
+
+    content = CONTENT
+    content_type = "application/octet-stream"
+    etag: str | None = '"first"'
+    ranges = True  # answer Range with 206
+    breaks: list[int]  # bytes after which the coming connections close
+    requests: list[str | None]
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.breaks, self.requests = [], []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/model.pth"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers["Range"]
+        server.requests.append(wanted)
+        if "missing" in self.path:
+            return self.send_error(404)
+        unchanged = self.headers["If-Range"] in (None, server.etag)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges and unchanged else 0
+        if start >= len(server.content):
+            return self.send_error(416)
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        self.send_header("Content-Type", server.content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setattr(download_module, "_PAUSE", 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "model.pth"
+
+
+def test_a_file_arrives_whole(server: Server, target: Path) -> None:
+    download(server.url, target, hashlib.sha256(CONTENT).hexdigest())
+    assert target.read_bytes() == CONTENT
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_broken_connection_is_continued(server: Server, target: Path) -> None:
+    server.breaks = [100_000, 50_000]
+    download(server.url, target)
+    assert target.read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_the_next_run_continues_where_the_last_gave_up(server: Server, target: Path) -> None:
+    server.breaks = [100_000, 0]
+    with pytest.raises(DownloadError, match="100,000 bytes that came are kept"):
+        download(server.url, target)
+    assert not target.exists()
+    download(server.url, target)
+    assert target.read_bytes() == CONTENT
+    assert server.requests[-1] == "bytes=100000-"
+
+
+def test_a_file_changed_between_two_runs_starts_again(server: Server, target: Path) -> None:
+    server.breaks = [100_000, 0]
+    with pytest.raises(DownloadError):
+        download(server.url, target)
+    server.content, server.etag = CONTENT[::-1], '"second"'
+    download(server.url, target)
+    assert target.read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(("ranges", "etag"), [(False, '"first"'), (True, None), (True, 'W/"weak"')])
+def test_servers_that_cannot_continue_start_again(server: Server, target: Path, ranges: bool, etag: str | None) -> None:
+    server.ranges, server.etag, server.breaks = ranges, etag, [100_000]
+    download(server.url, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_part_that_is_no_beginning_starts_again(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name("model.pth.part").write_bytes(CONTENT + b"more")
+    target.with_name("model.pth.part.validator").write_text('"first"')
+    download(server.url, target)
+    assert target.read_bytes() == CONTENT
+    assert server.requests == [f"bytes={len(CONTENT) + 4}-", None]
+
+
+def test_a_wrong_checksum_leaves_nothing(server: Server, target: Path) -> None:
+    with pytest.raises(DownloadError, match=r"SHA-256 is [0-9a-f]{64}, expected 0000"):
+        download(server.url, target, "0" * 64)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_refusals_are_one_clear_line(server: Server, target: Path) -> None:
+    with pytest.raises(DownloadError, match=r"missing\.pth: the server answers 404 Not Found$"):
+        download(server.url.replace("model", "missing"), target)
+    server.content_type = "text/html; charset=utf-8"
+    with pytest.raises(DownloadError, match="web page instead of a file"):
+        download(server.url, target)
+    assert len(server.requests) == 2  # neither is tried again
+    assert not target.exists()
+
+
+def test_no_server_is_one_clear_line(target: Path) -> None:
+    with pytest.raises(DownloadError, match="Connection refused"):
+        download("http://127.0.0.1:9/model.pth", target)
+
+
+def test_a_published_name_is_downloaded_once_and_checked_always(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("test_convnext", dcls=False, num_classes=3).eval()
+    save_checkpoint(tmp_path / "model.pth", model)
+    server.content = (tmp_path / "model.pth").read_bytes()
+    (tmp_path / "published.yaml").write_text(
+        f"tiny: {{url: '{server.url}?download=1', sha256: null, trunk: test_convnext, dcls: false, parameters: 1,"
+        " mean_average_precision: 1.0, standard_deviation: 0.1}"
+    )
+    monkeypatch.setattr(checkpoint, "data_folder", lambda name: tmp_path)
+    log_mel = torch.randn(1, 1, 128, 200)
+
+    with caplog.at_level(logging.WARNING):
+        loaded = load_checkpoint("tiny")
+    torch.testing.assert_close(loaded(log_mel), model(log_mel))
+    digest = hashlib.sha256(server.content).hexdigest()
+    cache = tmp_path / "cache" / "audioset_dcls"
+    assert (cache / "model.pth.sha256").read_text().strip() == digest
+    assert "no checksum is published; recorded" in caplog.text
+
+    load_checkpoint("tiny")
+    assert len(server.requests) == 1
+
+    (cache / "model.pth").write_bytes(server.content[:-10])
+    load_checkpoint("tiny")
+    assert len(server.requests) == 2
+    assert "not what was downloaded" in caplog.text
+
+
+def test_an_address_works_like_a_file(server: Server, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model.pth", create_model("test_convnext", dcls=False, num_classes=3))
+    server.content = (tmp_path / "model.pth").read_bytes()
+    assert load_checkpoint(server.url).config["name"] == "test_convnext"
+    load_checkpoint(server.url)
+    assert len(server.requests) == 1
+
+
+def test_something_else_behind_an_address_is_not_kept(server: Server) -> None:
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="no checkpoint; expected a file written by"):
+            load_checkpoint(server.url)
+    assert len(server.requests) == 2
