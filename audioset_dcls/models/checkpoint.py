@@ -57,7 +57,7 @@ class PublishedCheckpoint:
 
 def available_checkpoints() -> dict[str, PublishedCheckpoint]:
     """The published checkpoints by the short names that `load_checkpoint` takes."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     entries = yaml.safe_load((data_folder("checkpoints") / "published.yaml").read_text(encoding="utf-8"))
     return {name: PublishedCheckpoint(name=name, **entry) for name, entry in entries.items()}

@@ -16,7 +16,7 @@ _TRUNK_OF_STEM = {
 }
 
 # Patterns of DCLS-Audio's keys -> timm's, applied in this order to every key.
-_RENAMES = {
+_RENAMES: dict[str, list[tuple[str, Any]]] = {
     "convnext_tiny": [
         (r"^downsample_layers\.0\.", "stem."),
         (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
@@ -54,7 +54,7 @@ _RENAMES = {
 }
 
 
-_DCLS_RENAMES = [(r"\.P$", ".positions"), (r"\.SIG$", ".deviations")]
+_DCLS_RENAMES: list[tuple[str, Any]] = [(r"\.P$", ".positions"), (r"\.SIG$", ".deviations")]
 
 
 def is_published(state_dict: Mapping[str, Any]) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
-from preprocessing.log_mel import MEAN, STD
 from timm.models.convnext import ConvNeXt
 from timm.models.fastvit import ConvMlp, FastVit, MobileOneBlock, ReparamLargeKernelConv, RepConditionalPosEnc, RepMixer
 from timm.models.metaformer import MetaFormer, MlpHead
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from audioset_dcls.dcls import dcls_layers, replace_depthwise
+from audioset_dcls.dcls.kernel import Interpolation
+from preprocessing.constants import MEAN, POWER_FLOOR, STD
 from preprocessing.labels import labels
 
 NUM_CLASSES = 527  # AudioSet
 PATCH = (2, 16)  # mel bands x frames seen by one cell of the first map: 128 x 1001 -> 64 x 62
-SILENCE = (-100.0 - MEAN) / STD  # what LogMel gives for zeros: 10 log10(1e-10), normalised
+SILENCE = (10 * math.log10(POWER_FLOOR) - MEAN) / STD  # what LogMel gives for zeros
 
 FAMILIES = {  # module of timm -> names to show a user who asks for another
     "timm.models.convnext": "convnext_*, convnextv2_*",
@@ -40,9 +42,9 @@ class AudioTagger(nn.Module):
     them); `metadata`, what its checkpoint carried.
     """
 
-    def __init__(self, trunk: nn.Module, config: dict[str, Any]) -> None:
+    def __init__(self, trunk: Any, config: dict[str, Any]) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.trunk: Any = trunk  # timm's models have no common type with the methods used here
         self.config = config
         self.labels = _audioset_labels(config["num_classes"])
         self.metadata: dict[str, Any] = {}
@@ -85,7 +87,7 @@ def create_model(
     pretrained: bool | str = False,
     kernel_count: int = 26,
     dilated_kernel_size: int = 23,
-    interpolation: str = "gauss",
+    interpolation: Interpolation = "gauss",
     share_positions: bool = True,
     **timm_kwargs: Any,
 ) -> AudioTagger:
@@ -138,7 +140,7 @@ def _audioset_labels(num_classes: int) -> tuple[str, ...] | None:
     return tuple(label.display_name for label in labels()) if num_classes == NUM_CLASSES else None
 
 
-def _timm_trunk(name: str, pretrained: bool | str, **kwargs: Any) -> nn.Module:
+def _timm_trunk(name: str, pretrained: bool | str, **kwargs: Any) -> Any:
     architecture = name.split(".")[0]
     known = [model for family in FAMILIES for model in timm.list_models(module=family.rsplit(".", 1)[1])]
     if architecture not in known:
@@ -157,7 +159,7 @@ def _timm_trunk(name: str, pretrained: bool | str, **kwargs: Any) -> nn.Module:
         raise RuntimeError(f"ImageNet weights of {name} ({where}): {reason}") from error
 
 
-def _replace_stem(trunk: nn.Module) -> None:
+def _replace_stem(trunk: Any) -> None:
     """Put a (2, 16) stride (2, 16) convolution on one channel in place of the stem's; its norm, if any, stays.
 
     As DCLS-Audio does: ConvNeXt keeps its LayerNorm, ConvFormer its LayerNorm without bias, and FastViT, whose stem is
@@ -179,10 +181,11 @@ def _replace_stem(trunk: nn.Module) -> None:
     trunk.in_chans = 1
 
 
-def _match_published_norm(trunk: nn.Module) -> None:
+def _match_published_norm(trunk: Any) -> None:
     """ConvFormer's classifier was trained with torch's default epsilon, 1e-5, by its authors and by DCLS-Audio."""
     if isinstance(trunk, MetaFormer) and isinstance(trunk.head.fc, MlpHead):
-        trunk.head.fc.norm.eps = 1e-5
+        norm: Any = trunk.head.fc.norm
+        norm.eps = 1e-5
 
 
 @torch.no_grad()
