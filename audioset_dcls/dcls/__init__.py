@@ -1,0 +1,20 @@
+"""Dilated Convolution with Learnable Spacings. Needs torch alone, and could be lifted out as a library of its own."""
+
+from audioset_dcls.dcls.conv import Dcls1d, Dcls2d, Dcls3d, DclsNd, DepthwiseConv2d, dcls_layers
+from audioset_dcls.dcls.depthwise import depthwise_conv2d
+from audioset_dcls.dcls.kernel import construct_kernel
+from audioset_dcls.dcls.replace import Replacement, fold, replace_depthwise
+
+__all__ = [
+    "Dcls1d",
+    "Dcls2d",
+    "Dcls3d",
+    "DclsNd",
+    "DepthwiseConv2d",
+    "Replacement",
+    "construct_kernel",
+    "dcls_layers",
+    "depthwise_conv2d",
+    "fold",
+    "replace_depthwise",
+]

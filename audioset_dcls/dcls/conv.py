@@ -1,0 +1,224 @@
+"""Convolutions whose kernel is built from learnable elements: drop-in for `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audioset_dcls.dcls.depthwise import depthwise_conv2d
+from audioset_dcls.dcls.kernel import INTERPOLATIONS, Interpolation, construct_kernel, has_deviations
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class DclsNd(nn.Module):
+    """What `Dcls1d`, `Dcls2d` and `Dcls3d` share.
+
+    Args:
+        in_channels, out_channels, stride, padding, groups, bias, padding_mode, device, dtype: as in `nn.Conv2d`. There
+            is no `dilation`: the spacings are what is learned.
+        kernel_count: elements a kernel; the number of weights, where a dense kernel has its area.
+        dilated_kernel_size: size of the dense kernel in which the elements move.
+        interpolation: "gauss" (default: the best of the three in 2306.00817, table 1), "triangle" or "bilinear".
+
+    Attributes:
+        weight: (out_channels, in_channels / groups, kernel_count).
+        positions: (n, *weight.shape), cells from the centre; row i moves along kernel axis i.
+        deviations: as positions; None for "bilinear". See `construct_kernel`.
+    """
+
+    dimensions: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        dilated_kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        interpolation: Interpolation = "gauss",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        n = self.dimensions
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"{in_channels} and {out_channels} channels are not divisible by {groups} groups")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation {interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+        if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
+            raise ValueError(f"padding_mode {padding_mode!r} is none of zeros, reflect, replicate, circular")
+        if kernel_count < 1:
+            raise ValueError(f"kernel_count is {kernel_count}, should be at least 1")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_count = kernel_count
+        self.dilated_kernel_size = _tuple(dilated_kernel_size, n)
+        self.stride = _tuple(stride, n)
+        if isinstance(padding, str):
+            if padding not in ("same", "valid"):
+                raise ValueError(f"padding {padding!r} is neither a number nor 'same' nor 'valid'")
+            if padding == "same" and any(s != 1 for s in self.stride):
+                raise ValueError("padding='same' needs a stride of 1")
+            self.padding: tuple[int, ...] | str = padding
+        else:
+            self.padding = _tuple(padding, n)
+        self.padding_mode = padding_mode
+        self.interpolation = interpolation
+        shape = (out_channels, in_channels // groups, kernel_count)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.positions = nn.Parameter(torch.empty((n, *shape), device=device, dtype=dtype))
+        self.deviations: nn.Parameter | None
+        if has_deviations(interpolation):
+            self.deviations = nn.Parameter(torch.empty((n, *shape), device=device, dtype=dtype))
+        else:
+            self.register_parameter("deviations", None)
+        self.bias: nn.Parameter | None
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights and bias as `nn.Conv2d`; positions N(0, 0.5) cells (2112.03740, 3.1); deviations 0.23 (Gauss) or
+        0."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+        nn.init.normal_(self.positions, 0, 0.5)
+        self.clamp_positions()
+        if self.deviations is not None:
+            nn.init.constant_(self.deviations, 0.23 if self.interpolation == "gauss" else 0.0)
+
+    @torch.no_grad()
+    def clamp_positions(self) -> None:
+        """Bring the positions back onto the kernel's cells; call it after every optimiser step (2112.03740, 3.1)."""
+        for axis, size in enumerate(self.dilated_kernel_size):
+            self.positions[axis].clamp_(-(size // 2), (size - 1) - size // 2)
+
+    def repulsive_loss(self) -> Tensor:
+        """Mean overlap of pairs of elements, relu(1 - distance in cells): keeps elements from collapsing into one."""
+        points = self.positions.flatten(1, 2).permute(1, 2, 0)
+        first, second = torch.triu_indices(self.kernel_count, self.kernel_count, offset=1, device=points.device)
+        if first.numel() == 0:
+            return self.positions.sum() * 0
+        # the root's gradient is infinite where two elements coincide: a tiny distance keeps it finite
+        distance = ((points[:, first] - points[:, second]).square().sum(-1) + 1e-12).sqrt()
+        return (1 - distance).relu().mean()
+
+    def dense_kernel(self) -> Tensor:
+        """The kernel that the elements make: (out_channels, in_channels / groups, *dilated_kernel_size)."""
+        return construct_kernel(
+            self.weight, self.positions, self.deviations, self.dilated_kernel_size, self.interpolation
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, in_channels, *size), or without batch -> as `nn.Conv2d` with a kernel of the dilated size."""
+        return convolve(
+            input, self.dense_kernel(), self.bias, self.stride, self.padding, self.groups, self.padding_mode
+        )
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_count={self.kernel_count}"
+        text += f", dilated_kernel_size={self.dilated_kernel_size}, stride={self.stride}, padding={self.padding}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        if self.bias is None:
+            text += ", bias=False"
+        if self.padding_mode != "zeros":
+            text += f", padding_mode={self.padding_mode}"
+        return f"{text}, interpolation={self.interpolation}"
+
+
+class Dcls1d(DclsNd):
+    """`nn.Conv1d` with learnable spacings; see `DclsNd`.
+
+    >>> Dcls1d(4, 8, kernel_count=3, dilated_kernel_size=9, padding=4)(torch.zeros(2, 4, 20)).shape
+    torch.Size([2, 8, 20])
+    """
+
+    dimensions = 1
+
+
+class Dcls2d(DclsNd):
+    """`nn.Conv2d` with learnable spacings; see `DclsNd`.
+
+    >>> layer = Dcls2d(96, 96, kernel_count=26, dilated_kernel_size=23, padding=11, groups=96)
+    >>> layer(torch.zeros(1, 96, 64, 62)).shape
+    torch.Size([1, 96, 64, 62])
+    """
+
+    dimensions = 2
+
+
+class Dcls3d(DclsNd):
+    """`nn.Conv3d` with learnable spacings; see `DclsNd`.
+
+    >>> Dcls3d(4, 4, kernel_count=5, dilated_kernel_size=(3, 5, 7), padding="same")(torch.zeros(1, 4, 4, 6, 8)).shape
+    torch.Size([1, 4, 4, 6, 8])
+    """
+
+    dimensions = 3
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """`nn.Conv2d` for large depthwise kernels: same parameters, same output, the quicker operator where there is
+    one."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        padding = self.padding if isinstance(self.padding, str) else tuple(self.padding)
+        return convolve(input, self.weight, self.bias, self.stride, padding, self.groups, self.padding_mode)
+
+
+def dcls_layers(model: nn.Module) -> Iterator[DclsNd]:
+    """The DCLS layers of a model, each once."""
+    return (module for module in model.modules() if isinstance(module, DclsNd))
+
+
+def convolve(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    groups: int,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """`F.conv*d` with the padding options of `nn.Conv*d`, by way of `depthwise_conv2d` where it applies."""
+    sizes = kernel.shape[2:]
+    n = len(sizes)
+    if isinstance(padding, str):
+        total = [size - 1 if padding == "same" else 0 for size in sizes]
+        before, after = [t // 2 for t in total], [t - t // 2 for t in total]
+    else:
+        before = after = list(padding)
+    if padding_mode != "zeros" or before != after:
+        # F.pad counts from the last axis to the first
+        amounts = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
+        input = F.pad(input, amounts, mode="constant" if padding_mode == "zeros" else padding_mode)
+        before = [0] * n
+    depthwise = groups == kernel.shape[0] and kernel.shape[1] == 1 and groups == input.shape[-n - 1]
+    if depthwise and n < 3 and set(stride) == {1} and input.dim() == n + 2:
+        if n == 1:
+            return depthwise_conv2d(input.unsqueeze(2), kernel.unsqueeze(2), bias, (0, before[0])).squeeze(2)
+        return depthwise_conv2d(input, kernel, bias, (before[0], before[1]))
+    convolution: Any = _CONV[n]
+    return convolution(input, kernel, bias, stride, before, 1, groups)
+
+
+def _tuple(value: int | Sequence[int], n: int) -> tuple[int, ...]:
+    values = (value,) * n if isinstance(value, int) else tuple(value)
+    if len(values) != n:
+        raise ValueError(f"{value!r} should be a number or {n} numbers")
+    return values

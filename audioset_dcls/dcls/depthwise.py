@@ -1,0 +1,277 @@
+"""The large-kernel depthwise convolution, forward and backward.
+
+Torch's own depthwise convolution takes a time that grows with the area of the kernel, and its weight gradient is worse
+still. Here the convolution is a product of spectra, and the transforms are matrix products with C, the cosines and
+sines of the odd frequencies
+
+    theta_k = pi (2 k + 1) / N,   k = 0 ... N/2 - 1;      X = C x,  C = [cos(theta_k i); sin(theta_k i)],   x = 2/N C^T
+    X
+
+applied along height and width. A matrix product beats an FFT on maps of this size (8 to 64 cells a side): it runs at
+the machine's peak, reads and writes channels-last directly, needs no sizes that factor, and transforms only the cells
+that exist. Frequencies lie half a bin off those of the DFT, so no bin is real and the inverse is the transpose. With
+X = (x_c, x_s) and K = (k_c, k_s) along one axis, correlation becomes
+
+    y_c = x_c k_c + x_s k_s,      y_s = x_s k_c - x_c k_s                                             (1)
+
+and along two axes the same once more: four real numbers a frequency pair, multiplied like two nested complex ones. The
+products beyond the map wrap around with the sign changed; N is chosen so that they wrap into cells that are not read.
+
+The backward pass is the transpose of each step, so the spectra of the output's gradient serve the gradients of both
+input and kernel. Both operators are bilinear: their own gradients are made of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Bounds of the spectra held at a time: about the size of a last-level cache; larger batches go through in parts.
+_SPECTRUM_BYTES = 16 << 20
+
+
+def depthwise_conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, padding: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """Depthwise (cross-)correlation with stride 1, like `F.conv2d(input, weight, bias, padding=padding,
+    groups=channels)`.
+
+    Args:
+        input: (batch, channels, height, width), any dtype; channels-last is quickest.
+        weight: (channels, 1, kernel_height, kernel_width). May have more precision than the input (float32 beside
+        bfloat16).
+        bias: (channels,) or None.
+        padding: zeros on both sides of height and width.
+
+    Returns:
+        (batch, channels, height + 2 padding - kernel_height + 1, ...), in the input's dtype (autocast's, if enabled).
+        In channels-last format where the spectral path was taken (see `is_spectral_faster`).
+    """
+    if torch.is_autocast_enabled(input.device.type):
+        input = input.to(torch.get_autocast_dtype(input.device.type))
+    weight, padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
+    if _is_traced() or not is_spectral_faster(input, weight, padding):
+        bias = None if bias is None else bias.to(input.dtype)
+        return F.conv2d(input, weight.to(input.dtype), bias, padding=padding, groups=weight.shape[0])
+    output = _correlate(input, weight, padding[0], padding[1])
+    return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1)
+
+
+def crop_to_reach(weight: Tensor, padding: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """The part of the kernel that can touch a map of this size, and the padding that goes with it: exact.
+
+    A tap at offset d from the output cell meets input only if -out_size < d < in_size.
+    """
+    reach = []
+    for kernel_size, pad, n in zip(weight.shape[-2:], padding, size, strict=True):
+        out = n + 2 * pad - kernel_size + 1
+        first, last = max(0, pad - out + 1), min(kernel_size, pad + n)
+        # F.conv2d takes one padding for both sides: cut equally, as far as the shorter side allows
+        cut = min(first, kernel_size - last, pad)
+        reach.append((cut, kernel_size - cut, pad - cut))
+    (top, bottom, pad_height), (left, right, pad_width) = reach
+    if top or left:
+        weight = weight[..., top:bottom, left:right]
+    return weight, (pad_height, pad_width)
+
+
+def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
+    """Whether the spectral path beats torch's own convolution here: decided by measured costs, see docs/performance.md.
+
+    On CUDA torch's own operator is taken: the spectral one has not been measured there.
+    """
+    if input.device.type != "cpu" or input.numel() == 0:
+        return False
+    height, width = (_Axis(n, k, p) for n, k, p in zip(input.shape[-2:], weight.shape[-2:], padding, strict=True))
+    if min(height.out_size, width.out_size) < 1:
+        return False
+    direct = height.taps * width.taps
+    bins_height, bins_width = height.period, width.period
+    # multiply-adds per map: width then height, there and back, and 16 for each quadruple of coefficients
+    products = 2 * bins_width * input.shape[-2] * input.shape[-1] + 2 * bins_height * bins_width * input.shape[-2]
+    return direct > 0.4 * products + 12 * bins_height * bins_width
+
+
+def _is_traced() -> bool:
+    """While a graph is recorded for another runtime, which knows convolutions and not our operator."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+
+
+class _Axis:
+    """Sizes along one axis: `n` cells, correlated with `k` taps after padding by `pad` on both sides."""
+
+    def __init__(self, n: int, k: int, pad: int) -> None:
+        self.n, self.k, self.pad = n, k, pad
+        self.out_size = n + 2 * pad - k + 1
+        # cells read by output o: o - pad ... o - pad + k - 1; what wraps must miss 0 ... n - 1 on either side
+        wrapped = max(n + pad, self.out_size + k - 1 - pad)
+        self.period = wrapped + wrapped % 2
+
+    @property
+    def taps(self) -> int:
+        """Multiply-adds of the direct convolution, without those on the padding."""
+        return sum(min(self.n, o - self.pad + self.k) - max(0, o - self.pad) for o in range(self.out_size))
+
+    def bases(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrices (period, n), (period, k) and (period, out_size): input, kernel and output cells -> coefficients."""
+        return (
+            _basis(self.period, 0, self.n, like.dtype, like.device),
+            _basis(self.period, -self.pad, self.k, like.dtype, like.device),
+            _basis(self.period, 0, self.out_size, like.dtype, like.device),
+        )
+
+
+@lru_cache(maxsize=256)
+def _basis(period: int, first: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Cosines, then sines, of the odd frequencies at `count` cells from `first` on: (period, count)."""
+    theta = math.pi / period * (2 * torch.arange(period // 2, dtype=torch.float64) + 1)
+    angles = torch.outer(theta, torch.arange(first, first + count, dtype=torch.float64))
+    return torch.cat([angles.cos(), angles.sin()]).to(device=device, dtype=dtype)
+
+
+def _transform(x: Tensor, height_basis: Tensor, width_basis: Tensor) -> Tensor:
+    """(B, H, W, C) cells -> (B, 2, bins_height, 2, bins_width * C) coefficients (cosine and sine along each axis)."""
+    rows = width_basis @ x
+    coefficients = height_basis @ rows.flatten(2)
+    return coefficients.view(x.shape[0], 2, height_basis.shape[0] // 2, 2, -1)
+
+
+def _transform_back(coefficients: Tensor, height_basis: Tensor, width_basis: Tensor, channels: int) -> Tensor:
+    """The transpose of `_transform`: (B, 2, bins_height, 2, bins_width * C) -> (B, H, W, C)."""
+    rows = height_basis.T @ coefficients.view(coefficients.shape[0], height_basis.shape[0], -1)
+    return width_basis.T @ rows.view(*rows.shape[:2], width_basis.shape[0], channels)
+
+
+def _terms() -> list[tuple[int, int, int, int, int, int, int]]:
+    """Equation (1) on two axes: y[p, q] += sign * x[r, s] * k[t, u] for every (p, q, r, s, t, u, sign)."""
+    one_axis = [(0, 0, 0, 1), (0, 1, 1, 1), (1, 1, 0, 1), (1, 0, 1, -1)]
+    return [(p, q, r, s, t, u, a * b) for p, r, t, a in one_axis for q, s, u, b in one_axis]
+
+
+_TERMS = _terms()
+
+
+def _multiply(x: Tensor, k: Tensor) -> Tensor:
+    """Spectra (B, 2, bh, 2, bwC) of the input and (2, bh, 2, bwC) of the kernel -> the output's."""
+    y = torch.empty_like(x)
+    started = set()
+    for p, q, r, s, t, u, sign in _TERMS:
+        target = y[:, p, :, q]
+        if (p, q) in started:
+            target.addcmul_(x[:, r, :, s], k[t, :, u], value=sign)
+        else:  # the first term of each component has the sign +
+            torch.mul(x[:, r, :, s], k[t, :, u], out=target)
+            started.add((p, q))
+    return y
+
+
+def _multiply_transposed(y: Tensor, k: Tensor) -> Tensor:
+    """The transpose of `_multiply` in its first argument."""
+    x = torch.zeros_like(y)
+    for p, q, r, s, t, u, sign in _TERMS:
+        x[:, r, :, s].addcmul_(y[:, p, :, q], k[t, :, u], value=sign)
+    return x
+
+
+def _accumulate_kernel(k: Tensor, x: Tensor, y: Tensor) -> None:
+    """The transpose of `_multiply` in its second argument, summed over the batch, added to k."""
+    for x_clip, y_clip in zip(x, y, strict=True):
+        for p, q, r, s, t, u, sign in _TERMS:
+            k[t, :, u].addcmul_(x_clip[r, :, s], y_clip[p, :, q], value=sign)
+
+
+def _working(x: Tensor) -> Tensor:
+    """As (B, H, W, C), contiguous, in float32 at least: half precisions are for storage, not for spectra."""
+    x = x.permute(0, 2, 3, 1)
+    return x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+
+
+def _kernel_cells(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.to(dtype).permute(1, 2, 3, 0).contiguous()
+
+
+def _clips_at_a_time(height: _Axis, width: _Axis, channels: int, itemsize: int) -> int:
+    return max(1, _SPECTRUM_BYTES // (height.period * width.period * channels * itemsize))
+
+
+@torch.library.custom_op("audioset_dcls::depthwise_conv2d", mutates_args=())
+def _correlate(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
+    height = _Axis(input.shape[2], weight.shape[2], pad_height)
+    width = _Axis(input.shape[3], weight.shape[3], pad_width)
+    x = _working(input)
+    (in_h, ker_h, out_h), (in_w, ker_w, out_w) = height.bases(x), width.bases(x)
+    channels = x.shape[-1]
+    k = _transform(_kernel_cells(weight, x.dtype), ker_h, ker_w)[0] * (4 / (height.period * width.period))
+    y = x.new_empty(x.shape[0], height.out_size, width.out_size, channels)
+    step = _clips_at_a_time(height, width, channels, x.element_size())
+    for start in range(0, x.shape[0], step):
+        clips = slice(start, start + step)
+        y[clips] = _transform_back(_multiply(_transform(x[clips], in_h, in_w), k), out_h, out_w, channels)
+    return y.to(input.dtype).permute(0, 3, 1, 2)
+
+
+@_correlate.register_fake
+def _(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
+    batch, channels, height, width = input.shape
+    out_height, out_width = height + 2 * pad_height - weight.shape[2] + 1, width + 2 * pad_width - weight.shape[3] + 1
+    return input.new_empty(batch, out_height, out_width, channels).permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("audioset_dcls::depthwise_conv2d_backward", mutates_args=())
+def _correlate_backward(
+    grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int
+) -> tuple[Tensor, Tensor]:
+    height = _Axis(input.shape[2], weight.shape[2], pad_height)
+    width = _Axis(input.shape[3], weight.shape[3], pad_width)
+    x, g = _working(input), _working(grad)
+    (in_h, ker_h, out_h), (in_w, ker_w, out_w) = height.bases(x), width.bases(x)
+    channels, scale = x.shape[-1], 4 / (height.period * width.period)
+    k = _transform(_kernel_cells(weight, x.dtype), ker_h, ker_w)[0] * scale
+    grad_k = torch.zeros_like(k)
+    grad_x = torch.empty_like(x)
+    step = _clips_at_a_time(height, width, channels, x.element_size())
+    for start in range(0, x.shape[0], step):
+        clips = slice(start, start + step)
+        grad_spectrum = _transform(g[clips], out_h, out_w)
+        _accumulate_kernel(grad_k, _transform(x[clips], in_h, in_w), grad_spectrum)
+        grad_x[clips] = _transform_back(_multiply_transposed(grad_spectrum, k), in_h, in_w, channels)
+    grad_weight = _transform_back(grad_k[None] * scale, ker_h, ker_w, channels)
+    return grad_x.to(input.dtype).permute(0, 3, 1, 2), grad_weight.permute(3, 0, 1, 2).to(weight.dtype).contiguous()
+
+
+@_correlate_backward.register_fake
+def _(grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> tuple[Tensor, Tensor]:
+    batch, channels, height, width = input.shape
+    return input.new_empty(batch, height, width, channels).permute(0, 3, 1, 2), weight.new_empty(weight.shape)
+
+
+def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    input, weight, ctx.pad_height, ctx.pad_width = inputs
+    ctx.save_for_backward(input, weight)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    grad_input, grad_weight = _correlate_backward(grad, *ctx.saved_tensors, ctx.pad_height, ctx.pad_width)
+    return grad_input, grad_weight, None, None
+
+
+def _setup_double(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    grad, input, weight, ctx.pad_height, ctx.pad_width = inputs
+    ctx.save_for_backward(grad, input, weight)
+
+
+def _backward_double(ctx, grad_input, grad_weight):  # type: ignore[no-untyped-def]
+    # with A(x, k) the forward: <u, dA/dx(g, k)> + <v, dA/dk(g, x)> = <g, A(u, k) + A(x, v)>, bilinear in all
+    grad, input, weight = ctx.saved_tensors
+    pads = (ctx.pad_height, ctx.pad_width)
+    of_grad = _correlate(grad_input, weight, *pads) + _correlate(input, grad_weight, *pads)
+    of_input, of_weight = _correlate_backward(grad, grad_input, grad_weight, *pads)
+    return of_grad, of_input, of_weight, None, None
+
+
+_correlate.register_autograd(_backward, setup_context=_setup)
+_correlate_backward.register_autograd(_backward_double, setup_context=_setup_double)

@@ -1,0 +1,111 @@
+"""From weights, positions and widths to a dense kernel: the construction step of DCLS.
+
+Notation of arXiv 2112.03740 and 2306.00817: a kernel of size s_1 x ... x s_n is the sum of `kernel_count` elements;
+element m has a weight w_m and, along every axis i, a position p_mi (in cells from the centre s_i // 2) and, for the
+triangle and the Gauss, a width. Every interpolation is a product over the axes, and so is its normalisation:
+
+    K[y, x] = sum_m  w_m / (A_m B_m + eps) * a_m[y] * b_m[x],      A_m = sum_y a_m[y],   B_m = sum_x b_m[x]
+
+Hence one profile of s_i numbers per element and axis suffices, contracted by one batched matrix product; the
+(s_1 x s_2 x kernel_count) tensor of the definition is never built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Interpolation = Literal["bilinear", "triangle", "gauss"]
+INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
+
+MIN_DEVIATION = 0.27  # cells; below it a Gaussian falls between the cells and its gradient vanishes (2306.00817, 3)
+MIN_HALF_WIDTH = 1.0  # cells; a triangle of half width 1 is the bilinear interpolation
+NORMALISATION_EPS = 1e-7
+
+
+def has_deviations(interpolation: str) -> bool:
+    """Whether the interpolation has a learnable width beside the position."""
+    return interpolation != "bilinear"
+
+
+def profile(positions: Tensor, deviations: Tensor | None, size: int, interpolation: str) -> Tensor:
+    """The unnormalised interpolation of every element along one axis: (...,) positions -> (..., size).
+
+    >>> profile(torch.tensor([0.25]), None, 5, "bilinear")
+    tensor([[0.0000, 0.0000, 0.7500, 0.2500, 0.0000]])
+    """
+    cells = torch.arange(size, dtype=positions.dtype, device=positions.device)
+    centres = (positions + size // 2).unsqueeze(-1)
+    if interpolation == "bilinear":
+        below = centres.floor()
+        rest = centres - below
+        # written with floor() rather than |x|: at a whole position the gradient still points to the next cell
+        return torch.where(cells == below, 1 - rest, 0.0) + torch.where(cells == below + 1, rest, 0.0)
+    assert deviations is not None
+    if interpolation == "triangle":
+        return (deviations.abs().unsqueeze(-1) + MIN_HALF_WIDTH - (cells - centres).abs()).relu()
+    scaled = (cells - centres) / (deviations.abs().unsqueeze(-1) + MIN_DEVIATION)
+    return (-0.5 * scaled.square()).exp()
+
+
+def construct_kernel(
+    weight: Tensor,
+    positions: Tensor,
+    deviations: Tensor | None,
+    dilated_kernel_size: Sequence[int],
+    interpolation: Interpolation = "gauss",
+) -> Tensor:
+    """The dense kernel of DCLS elements, in one, two or three dimensions.
+
+    Args:
+        weight: (out_channels, in_channels / groups, kernel_count).
+        positions: (n, out_channels, in_channels / groups, kernel_count), in cells from the centre (size // 2). Row i
+            moves along kernel axis i in torch's order: for n = 2 row 0 is the height (frequency), row 1 the width
+            (time). `dcls` 0.1.1 has the rows the other way round, except in its bilinear "v0".
+        deviations: like `positions`, or None for "bilinear". The half width of a triangle is |deviation| + 1, the
+            standard deviation of a Gaussian |deviation| + 0.27.
+        dilated_kernel_size: the n sizes of the dense kernel.
+        interpolation: "bilinear" (2112.03740, eq. 4: not normalised), "triangle" or "gauss" (2306.00817, eq. 2-4:
+            each element sums to 1 over the kernel, so that its weight keeps its meaning while its width changes).
+
+    Returns:
+        (out_channels, in_channels / groups, *dilated_kernel_size), in the weights' dtype; computed without autocast.
+
+    Raises:
+        ValueError: shapes or interpolation that do not fit.
+    """
+    sizes = tuple(dilated_kernel_size)
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation {interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+    if positions.shape != (len(sizes), *weight.shape):
+        raise ValueError(f"positions {tuple(positions.shape)} should be {(len(sizes), *weight.shape)}")
+    if has_deviations(interpolation) and (deviations is None or deviations.shape != positions.shape):
+        raise ValueError(f"{interpolation!r} needs deviations of shape {tuple(positions.shape)}")
+    with torch.autocast(weight.device.type, enabled=False):
+        return _contract(weight, _profiles(positions, deviations, sizes, interpolation), interpolation)
+
+
+def _profiles(positions: Tensor, deviations: Tensor | None, sizes: tuple[int, ...], interpolation: str) -> list[Tensor]:
+    """One (out, in / groups, kernel_count, size) profile per axis."""
+    if len(set(sizes)) == 1:  # all axes in one go: half the launches of the usual square kernel
+        return list(profile(positions, deviations, sizes[0], interpolation).unbind())
+    widths = [None] * len(sizes) if deviations is None else list(deviations.unbind())
+    return [profile(p, d, s, interpolation) for p, d, s in zip(positions.unbind(), widths, sizes, strict=True)]
+
+
+def _contract(weight: Tensor, profiles: list[Tensor], interpolation: str) -> Tensor:
+    if interpolation != "bilinear":
+        sums = [p.sum(-1) for p in profiles]
+        total = sums[0]
+        for axis_sum in sums[1:]:
+            total = total * axis_sum
+        weight = weight / (total + NORMALISATION_EPS)
+    *leading, last = profiles
+    rows = weight.unsqueeze(-1)
+    for axis in leading:  # (out, in, count, s_1 ... s_k): the outer product over all axes but the last
+        rows = (rows.unsqueeze(-1) * axis.unsqueeze(-2)).flatten(-2)
+    kernel = rows.transpose(-1, -2) @ last
+    return kernel.reshape(*weight.shape[:2], *(p.shape[-1] for p in profiles))

@@ -1,0 +1,185 @@
+"""Surgery: DCLS layers in place of a model's depthwise convolutions, and plain convolutions in place of DCLS layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audioset_dcls.dcls.conv import Dcls1d, Dcls2d, Dcls3d, DclsNd, DepthwiseConv2d, dcls_layers
+from audioset_dcls.dcls.kernel import Interpolation
+from audioset_dcls.dcls.warm_start import fit_elements
+
+_DCLS: dict[type[nn.Module], type[DclsNd]] = {nn.Conv1d: Dcls1d, nn.Conv2d: Dcls2d, nn.Conv3d: Dcls3d}
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One replaced layer."""
+
+    name: str
+    channels: int
+    kernel_size: tuple[int, ...]
+    shared_with: str | None
+    """The first layer that has the same positions and deviations, None for that layer itself."""
+    relative_error: float | None
+    """|dense kernel of the elements - trained kernel| / |trained kernel| after a warm start, else None."""
+
+
+def is_seven_by_seven(name: str, module: nn.Module) -> bool:
+    """The default rule, the reference's: 7 x 7, stride 1, as many outputs as inputs."""
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (7, 7) and module.stride == (1, 1)
+
+
+def replace_depthwise(
+    model: nn.Module,
+    kernel_count: int = 26,
+    dilated_kernel_size: int | Sequence[int] = 23,
+    interpolation: Interpolation = "gauss",
+    only: Callable[[str, nn.Module], bool] | None = None,
+    share: bool = True,
+    warm_start: bool = False,
+) -> list[Replacement]:
+    """Replace a model's depthwise convolutions by DCLS ones, in place.
+
+    Args:
+        model: any model; a layer that occurs twice in it stays one layer.
+        kernel_count, dilated_kernel_size: the defaults are the paper's (2309.13972): two numbers an element are
+            positions, two deviations, and these are shared, so 26 elements cost no more parameters than 49 weights.
+        only: which layers, by name and module; default: `is_seven_by_seven`. Depthwise ones with as many outputs as
+            inputs are taken from among them.
+        share: one set of positions and deviations for all replaced layers with the same number of channels, which in
+            the models of the paper are those of one stage.
+        warm_start: fit the elements to the kernels that are there, rather than start from N(0, 0.02) weights around the
+            centre; layers that share positions are fitted together.
+
+    Returns:
+        What was replaced, in the model's order; empty if nothing matched.
+
+    Raises:
+        ValueError: a matching layer that has a dilation, or whose output size the new kernel cannot keep.
+    """
+    chosen = only or is_seven_by_seven
+    found: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) in (*_DCLS, DepthwiseConv2d) and name and _is_depthwise(module) and chosen(name, module):
+            found.setdefault(module, []).append(name)
+    groups: dict[object, list[tuple[nn.Module, DclsNd]]] = {}
+    for conv in found:
+        layer = _dcls_like(conv, kernel_count, dilated_kernel_size, interpolation)
+        key = (layer.out_channels, layer.dimensions) if share else conv
+        groups.setdefault(key, []).append((conv, layer))
+    report: dict[nn.Module, Replacement] = {}
+    for members in groups.values():
+        first = members[0][1]
+        for _, layer in members[1:]:
+            layer.positions, layer.deviations = first.positions, first.deviations
+        errors: Sequence[float | None] = [None] * len(members)
+        if warm_start:
+            errors = fit_elements([layer for _, layer in members], [_dense(conv) for conv, _ in members])
+        leader = found[members[0][0]][0]
+        for (conv, layer), error in zip(members, errors, strict=True):
+            name = found[conv][0]
+            size = tuple(int(n) for n in _dense(conv).shape[2:])
+            report[conv] = Replacement(name, layer.out_channels, size, None if name == leader else leader, error)
+            for alias in found[conv]:
+                _set(model, alias, layer)
+    return [report[conv] for conv in found]
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Replace DCLS layers by plain convolutions with the same output, in place; returns the model.
+
+    The state dict of the folded model has `weight` and `bias` alone. Depthwise layers become `DepthwiseConv2d`, an
+    `nn.Conv2d` that takes the quicker operator. A model that is itself a DCLS layer cannot be changed in place: use
+    what is returned.
+    """
+    if isinstance(model, DclsNd):
+        return _folded(model)
+    plain = {layer: _folded(layer) for layer in dcls_layers(model)}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, DclsNd):
+            _set(model, name, plain[module])
+    return model
+
+
+def _is_depthwise(conv: nn.Module) -> bool:
+    return bool(conv.groups == conv.in_channels == conv.out_channels)
+
+
+def _dense(conv: nn.Module) -> Tensor:
+    weight = conv.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def _dcls_like(
+    conv: nn.Module, kernel_count: int, dilated_kernel_size: int | Sequence[int], interpolation: Interpolation
+) -> DclsNd:
+    assert isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    if any(d != 1 for d in conv.dilation):
+        raise ValueError(f"{conv}: a convolution with a dilation cannot be replaced")
+    kind = next(dcls for plain, dcls in _DCLS.items() if isinstance(conv, plain))
+    layer = kind(
+        conv.in_channels,
+        conv.out_channels,
+        kernel_count,
+        dilated_kernel_size,
+        stride=conv.stride,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        padding_mode=conv.padding_mode,
+        interpolation=interpolation,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    layer.padding = _same_output_padding(conv, layer.dilated_kernel_size)
+    nn.init.normal_(layer.weight, 0, 0.02)
+    if conv.bias is not None:
+        layer.bias = nn.Parameter(conv.bias.detach().clone())
+    return layer.train(conv.training)
+
+
+def _same_output_padding(conv: nn.Module, sizes: tuple[int, ...]) -> tuple[int, ...] | str:
+    """The padding that gives the output size of the old kernel."""
+    assert isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    if conv.padding == "same":
+        return "same"
+    old = (0,) * len(sizes) if conv.padding == "valid" else tuple(int(p) for p in conv.padding)
+    growth = [size - k for size, k in zip(sizes, conv.kernel_size, strict=True)]
+    new = tuple(p + g // 2 for p, g in zip(old, growth, strict=True))
+    if all(g % 2 == 0 for g in growth) and min(new) >= 0:
+        return new
+    if all(k == 2 * p + 1 for k, p in zip(conv.kernel_size, old, strict=True)) and set(conv.stride) == {1}:
+        return "same"
+    raise ValueError(f"{conv}: no padding gives a kernel of size {sizes} the same output size")
+
+
+def _folded(layer: DclsNd) -> nn.Module:
+    depthwise = layer.dimensions == 2 and layer.groups == layer.in_channels == layer.out_channels
+    kind: Any = DepthwiseConv2d if depthwise else {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[layer.dimensions]
+    with torch.no_grad():
+        kernel = layer.dense_kernel()
+    conv: nn.Module = kind(
+        layer.in_channels,
+        layer.out_channels,
+        layer.dilated_kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        groups=layer.groups,
+        bias=layer.bias is not None,
+        padding_mode=layer.padding_mode,
+        device="meta",
+    )
+    conv.weight = nn.Parameter(kernel, requires_grad=layer.weight.requires_grad)
+    if layer.bias is not None:
+        conv.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=layer.bias.requires_grad)
+    return conv.train(layer.training)
+
+
+def _set(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
