@@ -50,8 +50,8 @@ def fit_elements(layers: Sequence[DclsNd], kernels: Sequence[Tensor]) -> list[fl
             best = _better(best, [weights, positions, deviations, loss])
         optimizer.zero_grad()
         # at the best weights the gradient through them is zero: they count as constants
-        _squared_errors(targets, weights, positions, deviations, first).sum().backward()  # type:
-        ignore[no-untyped-call] optimizer.step()
+        _squared_errors(targets, weights, positions, deviations, first).backward()
+        optimizer.step()
         with torch.no_grad():
             for axis, size in enumerate(sizes):
                 moving[0][axis].clamp_(-(size // 2), (size - 1) - size // 2)
