@@ -1,28 +1,32 @@
-"""Fit DCLS elements to trained dense kernels: least squares over weights, positions and deviations."""
+"""Fit DCLS elements to trained dense kernels: least squares over weights, positions and deviations.
+
+The squared error of a fit, |T|^2 - 2 w.b + w.G w, needs the elements' inner products G with each other and b with the
+target. Elements are products over the axes, so G is a product of small matrices and b a chain of contractions over the
+target's own cells: the dense basis (cells x elements) is never built.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from audioset_dcls.dcls.conv import DclsNd
-from audioset_dcls.dcls.kernel import construct_kernel
+from audioset_dcls.dcls.kernel import profile
 
-_STEPS = 150
+_STEPS = 200
 _LEARNING_RATE = 0.05  # cells a step, for positions and deviations
-_RIDGE = 1e-6  # keeps the normal equations solvable where two elements coincide
+_RIDGE = 1e-6  # of the mean diagonal of G: keeps it invertible where two elements coincide
 
 
 def fit_elements(layers: Sequence[DclsNd], kernels: Sequence[Tensor]) -> list[float]:
     """Set the elements of layers that share positions so that their dense kernels come close to the given ones.
 
     The elements start on the cells that carry most of the kernels' energy, as narrow as they get: a kernel of at most
-    `kernel_count` taps is reproduced at once (exactly by the triangle and the bilinear, up to the Gaussian's tails by
-    the Gauss). Then positions and deviations follow the gradient, with the best weights solved for at each step
-    (variable projection); each channel keeps the best it has seen.
+    `kernel_count` taps is reproduced at once (by the triangle and the bilinear; by the Gauss up to its tails, 1e-3 of a
+    tap on each neighbour). Then positions and deviations follow the gradient, with the best weights solved for at each
+    step (variable projection); each channel keeps the best it has seen.
 
     Args:
         layers: DCLS layers with one and the same `positions` and `deviations`.
@@ -32,92 +36,83 @@ def fit_elements(layers: Sequence[DclsNd], kernels: Sequence[Tensor]) -> list[fl
         |fitted - given| / |given| for each layer.
     """
     first = layers[0]
-    sizes = first.dilated_kernel_size
-    targets = torch.stack([_centred(kernel.double(), sizes) for kernel in kernels])  # (layers, out, in, *sizes)
-    positions = _strongest_cells(targets.square().sum(0), first.kernel_count)
-    deviations = torch.zeros_like(positions)
-    weights, loss = _solve(targets, positions, deviations, first)
-    best = [weights, positions, deviations, loss]
-    moving = [positions.clone().requires_grad_()]
+    targets = torch.stack([kernel.detach().double() for kernel in kernels])
+    offsets = _centring(tuple(targets.shape[3:]), first.dilated_kernel_size)
+    best = _starting_point(targets.square().sum(0), offsets, first)
+    moving = [best[0].clone().requires_grad_()]
     if first.deviations is not None:
-        # |deviation| has no gradient at 0
-        moving.append(torch.full_like(positions, 0.05).requires_grad_())
+        moving.append(torch.full_like(best[0], 0.05).requires_grad_())  # |deviation| has no gradient at 0
+    best.append(_solve(targets, offsets, best, first)[1])
     optimizer = torch.optim.Adam(moving, lr=_LEARNING_RATE)
     for _ in range(_STEPS):
-        positions, deviations = moving[0], moving[-1] if len(moving) > 1 else torch.zeros_like(moving[0])
-        with torch.no_grad():
-            weights, loss = _solve(targets, positions, deviations, first)
-            best = _better(best, [weights, positions, deviations, loss])
         optimizer.zero_grad()
-        # at the best weights the gradient through them is zero: they count as constants
-        _squared_errors(targets, weights, positions, deviations, first).backward()
+        loss = _solve(targets, offsets, moving, first)[1]
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            better = loss < best[-1]
+            current = [*(m.detach() for m in moving), loss.detach()]
+            pairs = zip(current, best, strict=True)
+            best = [
+                torch.where(better if new.shape == loss.shape else better[..., None], new, old) for new, old in pairs
+            ]
         optimizer.step()
         with torch.no_grad():
-            for axis, size in enumerate(sizes):
+            for axis, size in enumerate(first.dilated_kernel_size):
                 moving[0][axis].clamp_(-(size // 2), (size - 1) - size // 2)
-    weights, positions, deviations, _ = best
-    with torch.no_grad():
-        first.positions.copy_(positions)
-        if first.deviations is not None:
-            first.deviations.copy_(deviations)
-        errors = []
-        for layer, weight, kernel, target in zip(layers, weights, kernels, targets, strict=True):
-            layer.weight.copy_(weight)
-            norm = kernel.double().norm()
-            errors.append(float((layer.dense_kernel().double() - target).norm() / norm) if norm > 0 else 0.0)
-    return errors
+    return _install(layers, targets, offsets, best[:-1])
 
 
-def _centred(kernel: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """The kernel in the middle of one of the given sizes, centre cell on centre cell."""
-    amounts: list[int] = []
-    for size, k in reversed(list(zip(sizes, kernel.shape[2:], strict=True))):
-        before = size // 2 - k // 2
-        if before < 0 or before + k > size:
-            raise ValueError(f"a kernel of size {tuple(kernel.shape[2:])} does not fit into one of size {sizes}")
-        amounts += [before, size - k - before]
-    return F.pad(kernel, amounts)
+def _centring(kernel_size: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
+    """Where a kernel starts inside a larger one, centre cell on centre cell."""
+    offsets = [size // 2 - k // 2 for size, k in zip(sizes, kernel_size, strict=True)]
+    if any(o < 0 or o + k > size for o, k, size in zip(offsets, kernel_size, sizes, strict=True)):
+        raise ValueError(f"a kernel of size {kernel_size} does not fit into one of size {sizes}")
+    return offsets
 
 
-def _strongest_cells(energy: Tensor, count: int) -> Tensor:
-    """Positions (n, out, in, count) of the cells with most energy; cells repeat where there are fewer than `count`."""
-    sizes = energy.shape[2:]
-    flat = energy.flatten(2)
+def _starting_point(energy: Tensor, offsets: list[int], layer: DclsNd) -> list[Tensor]:
+    """Positions (n, out, in, count) on the cells with most energy, and deviations of 0 where there are any."""
+    flat, count = energy.flatten(2), layer.kernel_count
     order = flat.topk(min(count, flat.shape[-1])).indices
-    order = order[..., torch.arange(count, device=order.device) % order.shape[-1]]
-    cells = torch.unravel_index(order, sizes)
-    return torch.stack([cell.double() - size // 2 for cell, size in zip(cells, sizes, strict=True)])
+    order = order[..., torch.arange(count, device=order.device) % order.shape[-1]]  # cells repeat if there are too few
+    cells = torch.unravel_index(order, energy.shape[2:])
+    places = zip(cells, offsets, layer.dilated_kernel_size, strict=True)
+    positions = torch.stack([cell.double() + offset - size // 2 for cell, offset, size in places])
+    return [positions] if layer.deviations is None else [positions, torch.zeros_like(positions)]
 
 
-def _construct(weights: Tensor, positions: Tensor, deviations: Tensor, layer: DclsNd) -> Tensor:
-    given = deviations if layer.deviations is not None else None
-    return construct_kernel(weights, positions, given, layer.dilated_kernel_size, layer.interpolation)
+def _solve(targets: Tensor, offsets: list[int], elements: Sequence[Tensor], layer: DclsNd) -> tuple[Tensor, Tensor]:
+    """Best weights (layers, out, in, count) for given positions and deviations, and the squared errors (out, in)."""
+    gram = targets.new_ones(())
+    wanted = targets
+    for axis, size in enumerate(layer.dilated_kernel_size):
+        widths = elements[1][axis] if len(elements) > 1 else None
+        profiles = profile(elements[0][axis], widths, size, layer.interpolation)
+        if layer.interpolation != "bilinear":
+            profiles = profiles / profiles.sum(-1, keepdim=True)
+        gram = gram * (profiles @ profiles.transpose(-1, -2))
+        own = profiles[..., offsets[axis] : offsets[axis] + targets.shape[3 + axis]]
+        wanted = torch.einsum("loia...,oika->loik..." if axis == 0 else "loika...,oika->loik...", wanted, own)
+    ridge = _RIDGE * gram.detach().diagonal(dim1=-2, dim2=-1).mean(-1)
+    regular = gram + ridge[..., None, None] * torch.eye(layer.kernel_count, dtype=gram.dtype, device=gram.device)
+    with torch.no_grad():  # at the best weights the gradient through them is zero: they count as constants
+        weights = torch.linalg.solve(regular, wanted.permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
+    fitted = torch.einsum("loik,oikm,loim->oi", weights, gram, weights)
+    return weights, targets.square().flatten(3).sum((0, 3)) - 2 * (weights * wanted).sum((0, 3)) + fitted
 
 
-def _solve(targets: Tensor, positions: Tensor, deviations: Tensor, layer: DclsNd) -> tuple[Tensor, Tensor]:
-    """Best weights (layers, out, in, count) for fixed positions, and the squared errors (out, in) summed over
-    layers."""
-    count, shape = layer.kernel_count, positions.shape[1:3]
-    # each element alone as a kernel of its own: (out, in * count, *sizes) -> a basis (out, in, count, cells)
-    ones = positions.new_ones(shape[0], shape[1] * count, 1)
-    where, widths = (t.reshape(t.shape[0], shape[0], shape[1] * count, 1) for t in (positions, deviations))
-    basis = _construct(ones, where, widths, layer).reshape(*shape, count, -1)
-    gram = basis @ basis.transpose(-1, -2)
-    gram.diagonal(dim1=-2, dim2=-1).add_(_RIDGE * gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True))
-    wanted = torch.einsum("oikx,loix->oikl", basis, targets.flatten(3))
-    weights = torch.linalg.solve(gram, wanted).permute(3, 0, 1, 2)
-    residual = torch.einsum("oikx,loik->loix", basis, weights) - targets.flatten(3)
-    return weights, residual.square().sum((0, -1))
-
-
-def _squared_errors(targets: Tensor, weights: Tensor, positions: Tensor, deviations: Tensor, layer: DclsNd) -> Tensor:
-    fitted = torch.stack([_construct(weight, positions, deviations, layer) for weight in weights])
-    return (fitted - targets).square().sum()
-
-
-def _better(old: list[Tensor], new: list[Tensor]) -> list[Tensor]:
-    """Per channel, the one of two fits with the smaller loss; weights and positions have leading axes, the loss
-    none."""
-    better = (new[-1] < old[-1]).unsqueeze(-1)
-    merged = [torch.where(better, n, o) for n, o in zip(new[:-1], old[:-1], strict=True)]
-    return [*merged, torch.minimum(new[-1], old[-1])]
+@torch.no_grad()
+def _install(layers: Sequence[DclsNd], targets: Tensor, offsets: list[int], elements: Sequence[Tensor]) -> list[float]:
+    first, errors = layers[0], []
+    weights, _ = _solve(targets, offsets, elements, first)
+    first.positions.copy_(elements[0])
+    if first.deviations is not None:
+        first.deviations.copy_(elements[1])
+    for layer, weight, target in zip(layers, weights, targets, strict=True):
+        layer.weight.copy_(weight)
+        difference = layer.dense_kernel().double()
+        window = (slice(None), slice(None), *(slice(o, o + k) for o, k in zip(offsets, target.shape[2:], strict=True)))
+        difference[window] -= target
+        norm = float(target.norm())
+        errors.append(float(difference.norm()) / norm if norm > 0 else 0.0)
+    return errors
