@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +43,8 @@ class Predictions:
             if not (finite := np.isfinite(scores)).all():
                 clip, label = np.argwhere(~finite)[0]
                 raise ValueError(
-                    f"{np.count_nonzero(~finite)} scores are not finite, the first for clip {self.clips[clip]!r}, class "
-                    f"{self.labels[label]!r} ({length}): {scores[clip, label]}; the model or this audio holds NaN"
+                    f"{np.count_nonzero(~finite)} scores are not finite, the first for clip {self.clips[clip]!r}, "
+                    f"class {self.labels[label]!r} ({length}): {scores[clip, label]}; the model or this audio holds NaN"
                 )
 
     @cached_property
@@ -55,7 +54,11 @@ class Predictions:
 
     @cached_property
     def target_hash(self) -> str:
-        """SHA-256 of names and targets in their order: equal only for the same task."""
-        content: Any = hashlib.sha256("\n".join([*self.clips, *self.labels]).encode())
-        content.update(np.packbits(self.targets).tobytes())
-        return content.hexdigest()
+        return hash_targets(self.clips, self.labels, self.targets)
+
+
+def hash_targets(clips: Sequence[str], labels: Sequence[str], targets: NDArray[np.bool_]) -> str:
+    """SHA-256 of names and targets in their order: equal only where the same was asked of the same clips."""
+    content = hashlib.sha256("\n".join([*clips, *labels]).encode())
+    content.update(np.packbits(targets).tobytes())
+    return content.hexdigest()

@@ -60,7 +60,7 @@ class Summary:
 def summarize(
     predictions: Predictions, resamples: int = RESAMPLES, advance: Callable[[], object] | None = None
 ) -> Summary:
-    """Compute all metrics; `advance` is called after each class's bootstrap, the slow part (half a minute for AudioSet).
+    """Compute all metrics; `advance` is called after each class's bootstrap, the slow part: some 20 s for AudioSet.
 
     Raises ValueError where no class has a positive.
     """
@@ -76,14 +76,20 @@ def summarize(
     return Summary(
         predictions=predictions,
         overall={length: _overall(targets, scores[length], precision[length], areas[length]) for length in scores},
-        mean_interval=metrics.interval(resampled_mean),
+        mean_interval=_probabilities(metrics.interval(resampled_mean, precision[FULL].mean())),
         resampled_mean=resampled_mean,
         classes=present,
         positives=np.count_nonzero(targets, axis=0),
         average_precision=precision,
-        intervals=np.array([metrics.interval(column) for column in samples.T]),
+        intervals=np.array(
+            [_probabilities(metrics.interval(*pair)) for pair in zip(samples.T, precision[FULL], strict=True)]
+        ),
         area_under_roc=areas[FULL],
     )
+
+
+def _probabilities(bounds: tuple[float, float]) -> tuple[float, float]:
+    return max(bounds[0], 0.0), min(bounds[1], 1.0)
 
 
 def _overall(targets: NDArray[np.bool_], scores: NDArray[Any], precision: Floats, areas: Floats) -> dict[str, float]:

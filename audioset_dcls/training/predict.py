@@ -29,6 +29,7 @@ class Scorer(NamedTuple):
     score: Callable[[Tensor], NDArray[np.float32]]
     labels: tuple[str, ...]
     metadata: dict[str, Any]
+    parameters: int | None  # as trained, before folding; None for an exported tagger
 
 
 def predict(
@@ -44,7 +45,8 @@ def predict(
     model_path: an `.onnx` tagger or whatever `load_checkpoint` takes. device: "cuda" where there is one by default.
     Where torch.distributed is initialised each process scores its share, and all return the whole.
 
-    Raises ValueError where the model lacks a class of the data or a score is not finite, ClipFileError, CheckpointError.
+    Raises ValueError where the model lacks a class of the data or a score is not finite (ClipFileError and
+    CheckpointError are such), OSError for a file that cannot be read.
     """
     scorer = load_scorer(model_path, device)
     predictions = predict_lengths(scorer, data_path, (seconds,), batch_size, num_workers)
@@ -72,7 +74,7 @@ def predict_lengths(
     batches = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
     loader: DataLoader[Tensor] = DataLoader(_Batches(data, batches), batch_size=None, num_workers=num_workers)
     scored: list[list[NDArray[np.float32]]] = []
-    with _bar(f"scoring {Path(data_path).name}", len(share)) as advance:
+    with progress(f"scoring {Path(data_path).name}", len(share)) as advance:
         for waveform in loader:
             scored.append([scorer.score(_cut(waveform, seconds))[:, columns] for seconds in lengths])
             advance(len(waveform))
@@ -129,6 +131,7 @@ class _Batches(Dataset[Tensor]):
 def _torch_scorer(model_path: str | Path, device: str) -> Scorer:
     model = load_checkpoint(model_path)
     labels = model.labels or tuple(map(str, range(model.config["num_classes"])))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     fold(model)
     model.to(device)
     log_mel = LogMel().to(device)
@@ -138,7 +141,7 @@ def _torch_scorer(model_path: str | Path, device: str) -> Scorer:
         floats = waveform.to(device, non_blocking=True).float() / INT16_SCALE
         return model(log_mel(floats)).float().sigmoid().cpu().numpy()
 
-    return Scorer(score, tuple(labels), model.metadata)
+    return Scorer(score, tuple(labels), model.metadata, parameters)
 
 
 def _onnx_scorer(path: Path, device: str) -> Scorer:
@@ -164,7 +167,7 @@ def _onnx_scorer(path: Path, device: str) -> Scorer:
         scores: NDArray[np.float32] = session.run(["scores"], {given: (waveform.float() / INT16_SCALE).numpy()})[0]
         return scores
 
-    return Scorer(score, tuple(json.loads(metadata["labels"])), dict(metadata))
+    return Scorer(score, tuple(json.loads(metadata["labels"])), dict(metadata), None)
 
 
 def _cut(waveform: Tensor, seconds: float | None) -> Tensor:
@@ -184,13 +187,13 @@ def _gathered(share: NDArray[np.intp], scores: NDArray[np.float32]) -> NDArray[n
 
 
 @contextmanager
-def _bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr, if that is a terminal and this is the first process."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     first = not dist.is_initialized() or dist.get_rank() == 0
     columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not (first and sys.stderr.isatty())) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda count: progress.advance(task, count)
+    with Progress(*columns, console=Console(stderr=True), disable=not (first and sys.stderr.isatty())) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count=1: bar.advance(task, count)
