@@ -1,0 +1,260 @@
+"""A run of `dcls-tag`: many recordings in, files or a stream of tags out, nothing lost on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from audioset_dcls import __version__
+from audioset_dcls.tagging.journal import Journal
+from audioset_dcls.tagging.recordings import STDIN, Recording, find_recordings
+from audioset_dcls.tagging.tagger import Failure, Options, Result, Tagger
+from audioset_dcls.tagging.writers import FORMATS, TEXT_FORMATS, Record, beside, clock, record_of, suffix_of, write_file
+
+COMBINED = "tags"  # the combined files' name: tags.csv, tags.json, ...
+_LISTED = 20  # failures repeated at the end of a long run
+
+
+class UsageError(ValueError):
+    """Options that cannot go together; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to write, and where.
+
+    formats: names of FORMATS. Without `folder` one text format goes to stdout as the recordings are done.
+    folder: gets one combined file a format, `tags.csv` for example; label tracks (audacity, raven), plots and
+        embeddings are one file a recording, named after it: `birds/dawn.flac.audacity.txt`.
+    separate: one file a recording in every format.
+    embeddings: (windows, D) float32 as .npy. plot: a .png, in the current folder where there is no `folder`.
+    """
+
+    formats: tuple[str, ...] = ("table",)
+    folder: Path | None = None
+    separate: bool = False
+    timeline: bool = False
+    embeddings: bool = False
+    plot: bool = False
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.formats if name not in FORMATS]:
+            raise UsageError(f"format {unknown[0]!r} is unknown; choose from {','.join(FORMATS)}")
+        if "parquet" in self.formats:
+            try:
+                import pyarrow  # noqa: F401
+            except ImportError as error:
+                raise UsageError("format parquet needs pyarrow: pip install pyarrow") from error
+        if self.folder is None:
+            if len(self.formats) != 1:
+                raise UsageError("several formats need a folder to go to: add -o DIR")
+            if self.formats == ("parquet",) or self.separate or self.embeddings:
+                what = "parquet" if "parquet" in self.formats else "--separate" if self.separate else "--embeddings"
+                raise UsageError(f"{what} needs a folder to write to: add -o DIR")
+
+
+@dataclass
+class Summary:
+    """How a run ended."""
+
+    tagged: int = 0
+    resumed: int = 0
+    seconds: float = 0.0  # of audio tagged in this run
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def exit_status(self) -> int:
+        return 1 if self.failures else 0
+
+
+def run(
+    inputs: Sequence[str],
+    tagger: Tagger,
+    options: Options,
+    outputs: Outputs,
+    resume: bool = True,
+    quiet: bool = False,
+    stdout: TextIO | None = None,
+    stderr: TextIO | None = None,
+) -> Summary:
+    """Tag everything that `inputs` name (see `find_recordings`) and write it.
+
+    Errors of single recordings go to stderr, one line each, and the rest goes on. With a folder to write to, a journal
+    keeps what is done: the same call after a kill or Ctrl-C continues there (`resume`), and is refused while another
+    process writes there. On an interrupt the combined files are written from what is done before it is raised again.
+
+    Raises UsageError, JournalError, and OSError where the output cannot be written.
+    """
+    stdout, stderr = stdout or sys.stdout, stderr or sys.stderr
+    found = find_recordings(inputs)
+    if outputs.folder is None and TEXT_FORMATS[outputs.formats[0]].events_only and len(found.recordings) > 1:
+        raise UsageError(f"{outputs.formats[0]} is one file a recording: add -o DIR")
+    summary = Summary(failures=list(found.problems))
+    for problem in found.problems:
+        print(f"dcls-tag: {problem}", file=stderr)
+    work = _Run(found.recordings, tagger, options, outputs, summary, quiet, stderr)
+    if outputs.folder is None:
+        _to_stdout(work, stdout)
+    else:
+        _to_folder(work, outputs.folder, resume)
+    work.report()
+    return summary
+
+
+def _to_stdout(work: _Run, stdout: TextIO) -> None:
+    outputs = work.outputs
+    records = (record for _, record in work.tag(work.recordings))
+    for text in TEXT_FORMATS[outputs.formats[0]].render(records, outputs.timeline):
+        stdout.write(text)
+        stdout.flush()
+
+
+def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder, _fingerprint(work), resume)
+    try:
+        if journal.started_over:
+            work.say(f"{journal.path}: starting over: {', '.join(journal.started_over)} changed since that run")
+        remaining = [recording for recording in work.recordings if recording.path not in journal]
+        work.summary.resumed = len(work.recordings) - len(remaining)
+        if work.summary.resumed:
+            work.say(f"{journal.path}: continuing: {work.summary.resumed} of {len(work.recordings)} are done")
+        try:
+            for recording, record in work.tag(remaining):
+                journal.add(recording.path, record)
+        finally:
+            _write_combined(work, folder, journal)
+    except BaseException:
+        journal.close()
+        raise
+    journal.close(delete=not work.summary.failures)
+
+
+def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
+    for name in work.outputs.formats:
+        if work.one_a_recording(name):
+            continue
+        paths = (recording.path for recording in work.recordings if recording.path in journal)
+        write_file(folder / f"{COMBINED}{suffix_of(name)}", name, journal.records(paths), work.outputs.timeline)
+
+
+def _fingerprint(work: _Run) -> dict[str, Any]:
+    """All that a record depends on, apart from the recording."""
+    settings, outputs = work.options, work.outputs
+    return {
+        "version": __version__,
+        "model": hashlib.sha256(work.tagger.model.path.read_bytes()).hexdigest(),
+        "window": settings.window,
+        "hop": settings.hop,
+        "threshold": settings.threshold,
+        "top": settings.top,
+        "labels": settings.labels,
+        # files of each recording are written with its record, so a run that wants others begins anew
+        "files": [*sorted(filter(work.one_a_recording, outputs.formats)), outputs.embeddings, outputs.plot],
+        "timeline": outputs.timeline,
+    }
+
+
+class _Run:
+    """The state of one run: tags recordings, writes their own files, reports."""
+
+    def __init__(
+        self,
+        recordings: list[Recording],
+        tagger: Tagger,
+        options: Options,
+        outputs: Outputs,
+        summary: Summary,
+        quiet: bool,
+        stderr: TextIO,
+    ) -> None:
+        self.recordings, self.tagger, self.outputs, self.summary = recordings, tagger, outputs, summary
+        self.options = replace(options, timeline=outputs.plot, embeddings=outputs.embeddings)
+        self._quiet, self._stderr = quiet, stderr
+        self._began = time.monotonic()
+        # stdin is read once, a plot needs it twice
+        self._stdin = _NamedBytes(sys.stdin.buffer.read()) if any(r.path == STDIN for r in recordings) else None
+
+    def one_a_recording(self, name: str) -> bool:
+        return self.outputs.separate or (name in TEXT_FORMATS and TEXT_FORMATS[name].events_only)
+
+    def say(self, line: str) -> None:
+        if not self._quiet:
+            print(f"dcls-tag: {line}", file=self._stderr)
+
+    def tag(self, recordings: Sequence[Recording]) -> Iterator[tuple[Recording, Record]]:
+        """The recordings that could be tagged, in order, each after its own files are written."""
+        with self._bar(recordings) as bar:
+            sources = (self._source(recording) for recording in recordings)
+            outcomes = self.tagger.tag_all(sources, self.options, on_audio=bar and bar.audio)
+            for recording, outcome in zip(recordings, outcomes, strict=True):
+                if isinstance(outcome, Failure):
+                    self._fail(outcome.message)
+                else:
+                    record = record_of(outcome, self.options)
+                    self._write_own_files(recording, record, outcome)
+                    self.summary.tagged += 1
+                    self.summary.seconds += outcome.duration
+                    yield recording, record
+                if bar is not None:
+                    bar.recording()
+
+    def report(self) -> None:
+        """The last words: rate and failures, where there was more to do than one recording."""
+        summary = self.summary
+        if len(self.recordings) < 2:
+            return
+        took = max(time.monotonic() - self._began, 1e-9)
+        self.say(
+            f"tagged {summary.tagged} of {len(self.recordings) - summary.resumed} recordings, {clock(summary.seconds)} in "
+            f"{clock(took)} ({summary.seconds / took:.0f}x real time)" + f"; {len(summary.failures)} failed" * bool(summary.failures)
+        )
+        if summary.failures and len(self.recordings) > _LISTED:  # the lines above have long scrolled away
+            for failure in summary.failures[:_LISTED]:
+                self.say(f"failed: {failure}")
+            if len(summary.failures) > _LISTED:
+                self.say(f"failed: {len(summary.failures) - _LISTED} more")
+
+    def _fail(self, message: str) -> None:
+        self.summary.failures.append(message)
+        print(f"dcls-tag: {message}", file=self._stderr)
+
+    def _source(self, recording: Recording) -> Any:
+        return self._stdin if recording.path == STDIN else recording.path
+
+    def _write_own_files(self, recording: Recording, record: Record, result: Result) -> None:
+        outputs, base = self.outputs, (self.outputs.folder or Path()) / recording.name
+        for name in outputs.formats:
+            if outputs.folder is not None and self.one_a_recording(name):
+                write_file(base.with_name(base.name + suffix_of(name)), name, [record], outputs.timeline)
+        if outputs.embeddings:
+            with beside(base.with_name(f"{base.name}.npy")) as unfinished, unfinished.open("wb") as file:
+                np.save(file, result.embeddings)
+        if outputs.plot:
+            from audioset_dcls.tagging.plot import plot
+
+            source = self._source(recording)
+            if isinstance(source, io.BytesIO):
+                source.seek(0)
+            target = base if outputs.folder is not None else Path(base.name)
+            plot(target.with_name(f"{target.name}.png"), self.tagger.model, source, result, self.options.threshold)
+
+    def _bar(self, recordings: Sequence[Recording]) -> Any:
+        if self._quiet or not self._stderr.isatty():
+            return nullcontext(None)
+        from audioset_dcls.tagging.progress import Bar
+
+        return Bar([recording.path for recording in recordings])
+
+
+class _NamedBytes(io.BytesIO):
+    name = "stdin"

@@ -1,0 +1,149 @@
+"""What `dcls-tag` and `dcls-export` do with their options: names to objects, errors to exit statuses."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from audioset_dcls.tagging.model import EMBEDDED, ModelError, embedded_tagger
+
+USAGE = 2
+_INTERRUPTED = 128
+
+
+def main(
+    inputs: Sequence[str],
+    options: dict[str, Any],
+    outputs: dict[str, Any],
+    model: str | None,
+    device: str,
+    jobs: int | None,
+    labels: Path | None,
+    resume: bool,
+    quiet: bool,
+    list_models: bool,
+) -> None:
+    """`dcls-tag`; leaves by SystemExit: 0 all tagged, 1 some failed or the output could not be written, 2 usage, 130 Ctrl-C."""
+    if list_models:
+        print("\n".join(model_names()))
+        return
+    if not inputs:
+        _stop(USAGE, "name recordings, folders or globs to tag, or - for stdin; see --help")
+    signal.signal(signal.SIGTERM, _interrupt)  # what `docker stop` and batch systems send
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names and labels in any language, wherever the output goes
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    from audioset_dcls.tagging.batch import Outputs, UsageError, run
+    from audioset_dcls.tagging.journal import JournalError
+    from audioset_dcls.tagging.tagger import Options, Tagger
+
+    try:
+        chosen, settings = Outputs(**outputs), Options(**options)
+        tagger = Tagger(model, device, jobs)
+        if labels is not None:
+            settings = Options(**options, labels=read_labels(labels, tagger.labels))
+    except (ModelError, ValueError) as error:  # UsageError is a ValueError
+        _stop(USAGE, str(error))
+    try:
+        summary = run(inputs, tagger, settings, chosen, resume, quiet)
+        sys.stdout.flush()
+    except (UsageError, JournalError) as error:
+        _stop(USAGE, str(error))
+    except BrokenPipeError:  # `dcls-tag ... | head`
+        _abandon_stdout()
+        raise SystemExit(1) from None
+    except OSError as error:
+        _abandon_stdout()
+        where = f"{error.filename or outputs['folder'] or 'stdout'}"
+        _stop(1, f"{where}: cannot be written: {error.strerror or error}" + "; what was done is kept" * bool(outputs["folder"]))
+    except KeyboardInterrupt as interrupt:
+        _abandon_stdout()
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        message = "interrupted"
+        if outputs["folder"] is not None:
+            message += "; the same command continues where this run stopped"
+        _stop(_INTERRUPTED + number, message)
+    raise SystemExit(summary.exit_status)
+
+
+def export(checkpoint: str, target: Path, precision: str, clips: Sequence[str]) -> None:
+    """`dcls-export`; leaves by SystemExit with 1 where the checkpoint or a clip cannot be read."""
+    from audioset_dcls.models.checkpoint import load_checkpoint
+    from audioset_dcls.tagging import export as onnx
+    from audioset_dcls.tagging.recordings import find_recordings
+
+    if precision not in onnx.PRECISIONS:
+        _stop(USAGE, f"precision {precision!r} is unknown; use one of {', '.join(onnx.PRECISIONS)}", "dcls-export")
+    found = find_recordings(clips)
+    if found.problems:
+        _stop(1, found.problems[0], "dcls-export")
+    try:
+        written = onnx.export(load_checkpoint(checkpoint), target, precision, [clip.path for clip in found.recordings])
+    except (OSError, ValueError) as error:  # CheckpointError and AudioError are ValueErrors
+        _stop(1, str(error), "dcls-export")
+    print(f"{written.path}: {written.megabytes:.1f} MB, {written.method}")
+    if written.loss is not None:
+        loss = written.loss
+        print(
+            f"difference to float32 over {loss.windows} windows: mean {loss.mean:.2g}, largest {loss.largest:.2g}; "
+            f"same best tag in {loss.same_best:.1%}"
+        )
+
+
+def read_labels(path: Path, known: Sequence[str]) -> tuple[str, ...]:
+    """Display names from a text file with a name or MID a line; "#" begins a comment line. Raises ValueError."""
+    from preprocessing.labels import labels as audioset_labels
+
+    names = {label.mid: label.display_name for label in audioset_labels()}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a list of labels: {getattr(error, 'strerror', None) or error}") from error
+    wanted = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    chosen = [names.get(name, name) for name in wanted]
+    for name in chosen:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"{path}: the tagger knows no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    if not chosen:
+        raise ValueError(f"{path}: holds no labels; write one display name a line")
+    return tuple(dict.fromkeys(chosen))
+
+
+def model_names() -> list[str]:
+    """One line for the embedded tagger and each published checkpoint."""
+    try:
+        embedded = str(embedded_tagger())
+    except ModelError:
+        embedded = f"{EMBEDDED} is missing in this installation"
+    lines = [f"{'(default)':<16}  {embedded}"]
+    try:
+        from audioset_dcls.models.checkpoint import available_checkpoints
+    except ImportError:
+        return [*lines, "published checkpoints need torch: pip install audioset-dcls"]
+    for name, entry in available_checkpoints().items():
+        lines.append(
+            f"{name:<16}  {entry.trunk}, {entry.parameters / 1e6:.1f} M parameters, "
+            f"AudioSet mAP {entry.mean_average_precision:.1f}"
+        )
+    return lines
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _abandon_stdout() -> None:
+    """Nothing more can or should be written there; Python would try once more on its way out, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _stop(status: int, message: str, command: str = "dcls-tag") -> Any:
+    print(f"{command}: {message}", file=sys.stderr)
+    raise SystemExit(status)

@@ -1,0 +1,90 @@
+"""A picture of a tagged recording: waveform, log-mel spectrogram, and which tag sounds when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from audioset_dcls.tagging.model import OnnxModel
+from audioset_dcls.tagging.tagger import Result
+from audioset_dcls.tagging.writers import beside
+from preprocessing.audio import iter_audio
+from preprocessing.constants import F_MAX, F_MIN, MEAN, N_MELS, STD
+
+_COLUMNS = 1500  # of waveform and spectrogram, however long the recording is
+_BLOCK = 10.0  # s
+_TAGS = 8
+
+
+def plot(path: Path, model: OnnxModel, source: str | IO[bytes], result: Result, threshold: float) -> None:
+    """Write a PNG. Reads the source once more, block by block, and shows the log-mel as the network sees it.
+
+    Raises ValueError for a result without a timeline, AudioError where the source cannot be read again.
+    """
+    if result.timeline is None:
+        raise ValueError("a plot needs the timeline: tag with timeline=True")
+    from matplotlib.figure import Figure  # the figure alone: pyplot would look for a display
+
+    low, high, log_mel = _overview(model, source, result.duration)
+    shown = [i for i in np.argsort(-result.scores, kind="stable")[:_TAGS] if result.scores[i] >= threshold]
+    shown = shown or [int(result.scores.argmax())]
+    end = result.duration
+    figure = Figure(figsize=(11, 5.2 + 0.26 * len(shown)), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True, height_ratios=[1.2, 2.4, 0.4 + 0.3 * len(shown)])
+    times = np.linspace(0, end, len(low))
+    axes[0].fill_between(times, low, high, color="0.25", linewidth=0.4)
+    limit = max(float(np.abs([low, high]).max()), 1e-3) * 1.05
+    axes[0].set(ylabel="amplitude", ylim=(-limit, limit), title=_without_markup(Path(result.source).name))
+    axes[1].imshow(log_mel, origin="lower", aspect="auto", extent=(0, end, 0, N_MELS), cmap="magma", interpolation="nearest")
+    hertz = [h for h in (100, 300, 1000, 3000, 10000) if F_MIN <= h <= F_MAX]
+    axes[1].set(ylabel="frequency (Hz)", yticks=[_band(h) for h in hertz], yticklabels=[f"{h:,}" for h in hertz])
+    # a window's score is drawn over its own span, halved where the next one begins within it
+    edges = np.append(result.starts, end)
+    if len(result.starts) > 1:
+        middles = result.starts + min(result.window, end) / 2
+        edges = np.concatenate([[0], (middles[1:] + middles[:-1]) / 2, [end]])
+    mesh = axes[2].pcolormesh(
+        edges, np.arange(len(shown) + 1), result.timeline[:, shown].T, cmap="Greens", vmin=0, vmax=1, shading="flat"
+    )
+    names = [f"{_without_markup(result.labels[i])}  {result.scores[i]:.2f}" for i in shown]
+    axes[2].set(yticks=np.arange(len(shown)) + 0.5, yticklabels=names, xlabel="time (s)", xlim=(0, end))
+    axes[2].invert_yaxis()
+    figure.colorbar(mesh, ax=axes[2], label="score", pad=0.01)
+    with beside(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)
+
+
+def _overview(model: OnnxModel, source: str | IO[bytes], duration: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lowest and highest sample, (columns,) each, and the mean log-mel in dB, (128, columns), in constant memory."""
+    samples = max(round(duration * model.sample_rate), 1)
+    columns = min(_COLUMNS, samples, max(round(duration * 100), 1))  # at most one column a frame
+    low, high = np.zeros(columns), np.zeros(columns)
+    total, count = np.zeros((N_MELS, columns)), np.zeros(columns)
+    begin = 0
+    for block in iter_audio(source, _BLOCK, model.sample_rate):
+        places = np.minimum((np.arange(begin, begin + len(block)) * columns) // samples, columns - 1)
+        first = np.unique(places, return_index=True)
+        low[first[0]] = np.minimum(low[first[0]], np.minimum.reduceat(block, first[1]))
+        high[first[0]] = np.maximum(high[first[0]], np.maximum.reduceat(block, first[1]))
+        (log_mel,) = model.run(block[None], ["log_mel"])
+        frames = log_mel[0, 0, :, : len(block) * 100 // model.sample_rate + 1]
+        at = begin + np.arange(frames.shape[1]) * model.sample_rate // 100
+        places = np.minimum(at * columns // samples, columns - 1)
+        np.add.at(total.T, places, frames.T)
+        np.add.at(count, places, 1)
+        begin += len(block)
+    known = np.flatnonzero(count)
+    nearest = known[np.clip(np.searchsorted(known, np.arange(columns)), 0, len(known) - 1)]
+    return low, high, total[:, nearest] / count[nearest] * STD + MEAN
+
+
+def _band(hertz: float) -> float:
+    """The place of a frequency among the HTK mel bands, 0 to 128."""
+    low, high, mel = (2595 * np.log10(1 + h / 700) for h in (F_MIN, F_MAX, hertz))
+    return float((mel - low) / (high - low) * N_MELS)
+
+
+def _without_markup(text: str) -> str:
+    return text.replace("$", r"\$")

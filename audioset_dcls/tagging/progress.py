@@ -1,0 +1,77 @@
+"""The progress bar: recordings done, rate, time left. On stderr, once a run takes more than two seconds."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from audioset_dcls.tagging.writers import clock
+
+_DELAY = 2.0  # s
+_MEASURED = 20  # as many recordings are asked for their length, so that the bar moves within them
+
+
+class Bar:
+    """A context in which `audio` is called with seconds of audio done, `recording` after each recording."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._seconds = _total_seconds(paths) if len(paths) <= _MEASURED else None
+        self._count, self._recordings, self._audio = len(paths), 0, 0.0
+        self._began = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            # a table on the same terminal goes above the bar; what is piped must not be touched
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._task = self._progress.add_task("", total=self._seconds or self._count, rate="")
+        self._timer = threading.Timer(_DELAY, self._progress.start)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Bar:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        self._progress.stop()
+
+    def audio(self, seconds: float) -> None:
+        self._audio += seconds
+        self._show()
+
+    def recording(self) -> None:
+        self._recordings += 1
+        self._show()
+
+    def _show(self) -> None:
+        rate = self._audio / max(time.monotonic() - self._began, 1e-9)
+        self._progress.update(
+            self._task,
+            completed=self._audio if self._seconds else self._recordings,
+            description=f"{self._recordings}/{self._count}",
+            rate=f"{clock(self._audio)}, {rate:.0f}x real time",
+        )
+
+
+def _total_seconds(paths: Sequence[str]) -> float | None:
+    """The length of all, or None where a header does not tell."""
+    import soundfile
+
+    try:
+        return sum(soundfile.info(path).duration for path in paths)
+    except (OSError, RuntimeError):
+        return None

@@ -1,0 +1,93 @@
+"""From what a user names - files, folders, globs, stdin - to recordings, in an order that never changes."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+STDIN = "-"
+# What folders and globs are searched for; a file that is named is tried whatever its suffix.
+SUFFIXES = frozenset(
+    ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .mp4 .aac .aif .aiff .aifc .au .caf .w64 .rf64 .wma .webm .mka .mkv .mov "
+    ".3gp .amr .ac3 .avi".split()
+)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One input. `name` is its path below the inputs' common folder: unique, and the name of its output files."""
+
+    path: str  # as the user would write it; "-" for stdin
+    name: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The recordings, each once, and one line for every input that gave none."""
+
+    recordings: list[Recording]
+    problems: list[str]
+
+
+def find_recordings(inputs: Iterable[str]) -> Found:
+    """Files as they are, folders recursively, globs (also `**`) expanded, "-" for stdin.
+
+    Folders and globs give files with the suffix of an audio format, without hidden ones, sorted by path; links to
+    folders are followed once. A missing file stays in the list, so that it fails like any other unreadable one.
+    """
+    paths: list[str] = []
+    roots: list[str] = []
+    problems: list[str] = []
+    for text in inputs:
+        if text == STDIN:
+            paths.append(text)
+        elif os.path.isdir(text):
+            found = list(_below(text, problems))
+            paths += found
+            roots.append(text)
+            if not found:
+                problems.append(f"{_printable(text)}: no audio files in this folder")
+        elif not os.path.lexists(text) and glob.has_magic(text):
+            found = sorted(path for path in glob.glob(text, recursive=True) if _is_audio(path))
+            paths += found
+            roots += [os.path.dirname(path) for path in found]
+            if not found:
+                problems.append(f"{_printable(text)}: no audio file matches")
+        else:
+            paths.append(text)
+            roots.append(os.path.dirname(text))
+    unique = list({path if path == STDIN else os.path.abspath(path): path for path in reversed(paths)}.values())[::-1]
+    root = os.path.commonpath([os.path.abspath(root) for root in roots]) if roots else ""
+    return Found(
+        [Recording(path, "stdin" if path == STDIN else os.path.relpath(os.path.abspath(path), root)) for path in unique],
+        problems,
+    )
+
+
+def _below(folder: str, problems: list[str]) -> Iterator[str]:
+    visited = set()
+
+    def complain(error: OSError) -> None:
+        problems.append(f"{_printable(str(error.filename))}: cannot be read: {error.strerror}")
+
+    for place, folders, files in os.walk(folder, onerror=complain, followlinks=True):
+        visited.add(os.path.realpath(place))
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and os.path.realpath(os.path.join(place, name)) not in visited
+        )
+        yield from (os.path.join(place, name) for name in sorted(files) if name[0] != "." and _has_suffix(name))
+
+
+def _is_audio(path: str) -> bool:
+    return _has_suffix(path) and os.path.isfile(path)
+
+
+def _has_suffix(path: str) -> bool:
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "backslashreplace").decode()

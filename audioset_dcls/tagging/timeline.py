@@ -1,0 +1,87 @@
+"""From window scores to events: which tag sounds from when to when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+RELEASE = 0.5  # an event lasts while the score stays above this share of the threshold that began it
+
+
+class Event(NamedTuple):
+    """A tag from `start` to `end`, in seconds; `score` and `mean` are over the windows that heard it."""
+
+    start: float
+    end: float
+    label: str
+    score: float
+    mean: float
+
+
+class EventTracker:
+    """Merges consecutive windows into events as they come, in constant memory (apart from the events found).
+
+    Double threshold per class, the usual hysteresis of sound event detection: a run of windows whose score stays at or
+    above RELEASE * `threshold` is one event if at least one of them reaches `threshold` with the class among its `top`
+    best. Where windows overlap, an event is trimmed by what its silent neighbours did not hear: what only the first
+    window of the run heard lies after the end of the window before it, likewise at the end of the run.
+    """
+
+    def __init__(self, labels: Sequence[str], threshold: float, top: int) -> None:
+        classes = len(labels)
+        self.labels, self.threshold, self.top = labels, threshold, min(top, classes)
+        self.events: list[Event] = []
+        self._active = np.zeros(classes, bool)
+        self._confirmed = np.zeros(classes, bool)
+        self._first_start = np.zeros(classes)  # of the run's first window
+        self._onset = np.zeros(classes)  # trimmed
+        self._best = np.zeros(classes)
+        self._sum = np.zeros(classes)
+        self._count = np.zeros(classes, int)
+        self._last: tuple[float, float] | None = None
+
+    def add(self, start: float, end: float, scores: np.ndarray) -> None:
+        """The next window, from `start` to `end` seconds: scores (C,)."""
+        held = scores >= self.threshold * RELEASE
+        self._close(self._active & ~held, offset=start)
+        opened = held & ~self._active
+        self._active |= opened
+        self._confirmed[opened] = False
+        self._first_start[opened] = start
+        self._onset[opened] = start if self._last is None else max(start, self._last[1])
+        self._best[opened] = self._sum[opened] = self._count[opened] = 0
+        np.maximum(self._best, scores, out=self._best, where=held)
+        self._sum[held] += scores[held]
+        self._count[held] += 1
+        best = np.argpartition(-scores, self.top - 1)[: self.top] if self.top else []
+        reached = np.zeros_like(held)
+        reached[best] = scores[best] >= self.threshold
+        self._confirmed |= reached
+        self._last = (start, end)
+
+    def finish(self) -> list[Event]:
+        """All events, by start, then by falling score."""
+        if self._last is not None:
+            self._close(self._active.copy(), offset=self._last[1])
+        self.events.sort(key=lambda event: (event.start, -event.score, event.label))
+        return self.events
+
+    def _close(self, classes: np.ndarray, offset: float) -> None:
+        self._active &= ~classes
+        if self._last is None:
+            return
+        for index in np.flatnonzero(classes & self._confirmed):
+            start, end = self._onset[index], min(self._last[1], offset)
+            if start >= end:  # its neighbours together cover the whole window, yet only this one heard it
+                start, end = self._first_start[index], self._last[1]
+            self.events.append(
+                Event(
+                    round(float(start), 3),
+                    round(float(end), 3),
+                    self.labels[index],
+                    float(self._best[index]),
+                    float(self._sum[index] / self._count[index]),
+                )
+            )
