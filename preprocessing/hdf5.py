@@ -153,12 +153,22 @@ class ClipFile:
         return out
 
     def read_waveforms(
-        self, clips: npt.ArrayLike, out: npt.NDArray[np.int16], starts: Sequence[int] | None = None
+        self,
+        clips: npt.ArrayLike,
+        out: npt.NDArray[np.int16],
+        places: Sequence[int] | None = None,
+        starts: Sequence[int] | None = None,
     ) -> npt.NDArray[np.int16]:
-        """Read clips (B,) into `out` (B, samples wanted), each from its own first sample `starts[i]` (default 0)."""
+        """Read clips (B,) into rows of `out` (any number, samples wanted), without a copy in between.
+
+        Arguments:
+            places: the row of each, by default 0, 1, ...; asked for in ascending order the disk is read forward.
+            starts: the first sample of each that is wanted, by default 0.
+        """
         dataset, wanted = self._open()["waveform"], out.shape[1]
-        for place, row in enumerate(self._row(clips).tolist()):
-            start = starts[place] if starts is not None else 0
+        for number, row in enumerate(self._row(clips).tolist()):
+            start = starts[number] if starts is not None else 0
+            place = places[number] if places is not None else number
             dataset.read_direct(out, np.s_[row, start : start + wanted], np.s_[place])
         return out
 

@@ -1,0 +1,380 @@
+"""Batches of clips from HDF5 files, for training and evaluation.
+
+A batch is a dict of tensors: `waveform` int16 (B, samples), `target` bool (B, C), `clip` int64 (B,), the place among
+the joined files, and, with a teacher, `teacher` float16 (B, C). Casting, log-mel and augmentation happen on the
+training device: the CPU has nothing to do but to read.
+
+What is in a batch depends on the seed, the epoch and the batch's number alone, not on the workers; the place in an
+epoch is part of Lightning's checkpoints. So a training that was killed goes on with the batches it would have seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
+
+from preprocessing.audio import SAMPLE_RATE
+from preprocessing.hdf5 import ClipFile, ClipFileError, clip_id
+
+STORED = "stored"
+"""The teacher's name where the files have its scores themselves."""
+
+
+class Request(NamedTuple):
+    """What a batch is to hold: the clips, and the seed of their random crops (None: from the first sample)."""
+
+    clips: npt.NDArray[np.int64]
+    crop_seed: tuple[int, ...] | None = None
+
+
+class ClipDataset(Dataset[dict[str, torch.Tensor]]):
+    """The clips of one or more files, a batch at a time: `dataset[Request([5, 0, 7])]`.
+
+    Raises ClipFileError for files that cannot be read or differ in their labels, clips shorter than `clip_seconds`, and
+    clips that the teacher has not scored.
+    """
+
+    def __init__(
+        self, paths: Sequence[str | Path], clip_seconds: float = 10.0, teacher: str | Path | None = None
+    ) -> None:
+        self.files = [ClipFile(path) for path in paths]
+        self.labels = self.files[0].labels
+        self.samples = round(clip_seconds * SAMPLE_RATE)
+        for file in self.files:
+            if file.labels != self.labels:
+                raise ClipFileError(f"{file.path}: has other labels than {self.files[0].path}")
+            if file.samples < self.samples:
+                seconds = file.samples / SAMPLE_RATE
+                raise ClipFileError(f"{file.path}: its clips have {seconds:g} s, clip_seconds is {clip_seconds:g}")
+            if teacher == STORED and not file.has_teacher:
+                raise ClipFileError(f"{file.path}: has no teacher's scores")
+        self._ends = np.cumsum([len(file) for file in self.files])
+        self._stored_teacher = teacher == STORED
+        self._teacher = None
+        if teacher is not None and teacher != STORED:
+            self._teacher = TeacherScores(teacher, self.audio_names(), len(self.labels))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def audio_names(self) -> list[str]:
+        """The names of the clips, in the order of `clip` in a batch."""
+        return [name for file in self.files for name in file.audio_names()]
+
+    def balancing_weights(self) -> npt.NDArray[np.float64]:
+        """(N,) sampling probabilities: the sum over a clip's labels of 1 / number of clips with it, scaled to sum 1."""
+        counts = sum(file.label_counts() for file in self.files)
+        per_label = 1 / np.maximum(counts, 1)
+        weights = [
+            file.read("target", np.arange(first, min(first + 65_536, len(file)))) @ per_label
+            for file in self.files
+            for first in range(0, len(file), 65_536)
+        ]
+        joined = np.concatenate(weights)
+        return joined / joined.sum()
+
+    def __getitem__(self, request: Request) -> dict[str, torch.Tensor]:
+        clips = np.asarray(request.clips, np.int64)
+        waveform = _empty(len(clips), self.samples, torch.int16)
+        target = _empty(len(clips), len(self.labels), torch.bool)
+        batch = {"waveform": waveform, "target": target, "clip": torch.from_numpy(clips)}
+        if self._stored_teacher or self._teacher is not None:
+            batch["teacher"] = _empty(len(clips), len(self.labels), torch.float16)
+        starts = np.zeros(len(clips), np.int64)
+        file_of_clip = np.searchsorted(self._ends, clips, side="right")
+        if request.crop_seed is not None:
+            spare = np.array([file.samples - self.samples for file in self.files])[file_of_clip]
+            starts = np.random.default_rng(request.crop_seed).integers(0, spare, endpoint=True)
+        for number in np.unique(file_of_clip).tolist():
+            file = self.files[number]
+            places = np.flatnonzero(file_of_clip == number)
+            places = places[np.argsort(clips[places], kind="stable")]
+            rows = clips[places] - (self._ends[number] - len(file))
+            file.read_waveforms(rows, waveform.numpy(), places.tolist(), starts[places].tolist())
+            target.numpy()[places] = file.read("target", rows)
+            if self._stored_teacher:
+                batch["teacher"].numpy()[places] = file.read("teacher", rows)
+        if self._teacher is not None:
+            batch["teacher"].numpy()[:] = self._teacher.read(clips)
+        return batch
+
+
+def _empty(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialised (rows, columns); in a worker in shared memory, where it would else be copied to be sent."""
+    if get_worker_info() is None:
+        return torch.empty(rows, columns, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(rows * columns * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, (rows, columns), (columns, 1))
+
+
+class TeacherScores:
+    """A teacher's scores for the clips of a dataset, from an npz or HDF5 with `audio_name` (M,) and `teacher` (M, C).
+
+    Aligned by clip id, whatever their order; an npz is held in memory, an HDF5 is read as it is needed. Raises
+    ClipFileError where it cannot be read, has other columns, or lacks a clip.
+    """
+
+    def __init__(self, path: str | Path, audio_names: Sequence[str], num_classes: int) -> None:
+        self.path = Path(path)
+        self._file: h5py.File | None = None
+        self._pid = -1
+        self._scores: npt.NDArray[np.float16] | None = None
+        try:
+            if h5py.is_hdf5(self.path):
+                names, columns = self._dataset("audio_name")[:], self._dataset("teacher").shape[1]
+            else:
+                with np.load(self.path, allow_pickle=False) as arrays:
+                    names, self._scores = arrays["audio_name"], arrays["teacher"].astype(np.float16)
+                columns = self._scores.shape[1]
+        except (OSError, KeyError, ValueError, IndexError) as error:
+            raise ClipFileError(f"{path}: no HDF5 or npz with audio_name and teacher ({error})") from None
+        if columns != num_classes:
+            raise ClipFileError(f"{path}: scores of {columns} classes for {num_classes} labels")
+        texts = (name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+        row_of_id = {clip_id(text): row for row, text in enumerate(texts)}
+        rows = [row_of_id.get(clip_id(name), -1) for name in audio_names]
+        if lacking := rows.count(-1):
+            raise ClipFileError(f"{path}: lacks {lacking} of the clips, {audio_names[rows.index(-1)]} is one")
+        self._rows = np.array(rows, np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_pid": -1}
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        if self._file is None or self._pid != os.getpid():
+            self._file, self._pid = h5py.File(self.path, "r", locking="best-effort"), os.getpid()
+        return self._file[name]
+
+    def read(self, clips: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """(B, C) scores of clips (B,)."""
+        rows = self._rows[clips]
+        if self._scores is not None:
+            return self._scores[rows]
+        dataset = self._dataset("teacher")
+        return np.stack([dataset[row] for row in rows.tolist()]).astype(np.float16)
+
+
+class TrainBatches(DistributedSampler[Any]):
+    """The requests of one process in an epoch: shuffled by (seed, epoch), every process as many full batches.
+
+    A new order each epoch leaves out other clips at its end. With `weights` clips are drawn with replacement. Fewer
+    clips than a batch has on all processes make one smaller batch.
+
+    It is a DistributedSampler because that is what Lightning leaves alone and tells the epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        weights: npt.NDArray[np.float64] | None = None,
+        random_crop: bool = False,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, seed=seed)
+        if len(dataset) < num_replicas:
+            raise ClipFileError(f"{len(dataset)} clips are too few for {num_replicas} processes")
+        self._clips = len(dataset)
+        self._batch_size = min(batch_size, len(dataset) // num_replicas)
+        self._weights = weights
+        self._random_crop = random_crop
+        self.first = 0
+        """The batch to begin with: past 0 where a training goes on in the middle of an epoch."""
+
+    def __len__(self) -> int:
+        return self._clips // (self._batch_size * self.num_replicas)
+
+    def __iter__(self) -> Iterator[Request]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        if self._weights is None:
+            order = generator.permutation(self._clips)
+        else:
+            order = generator.choice(self._clips, self._clips, p=self._weights)
+        for number in range(
+            self.first * self.num_replicas + self.rank, len(self) * self.num_replicas, self.num_replicas
+        ):
+            clips = order[number * self._batch_size : (number + 1) * self._batch_size]
+            yield Request(clips, (self.seed, self.epoch, number) if self._random_crop else None)
+
+
+class EvalBatches(DistributedSampler[Any]):
+    """The requests of one process for every clip once, in order, on however many processes.
+
+    Nothing is padded and nothing comes twice. Every process has as many batches (some may be a clip smaller), because
+    DistributedDataParallel waits in each for the others.
+    """
+
+    def __init__(self, dataset: ClipDataset, batch_size: int, *, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+        self.first = 0
+        if len(dataset) < num_replicas:
+            raise ClipFileError(f"{len(dataset)} clips are too few for {num_replicas} processes")
+        self._clips = len(dataset)
+        self._batches = -(-len(dataset) // (batch_size * num_replicas))
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[Request]:
+        pieces = np.array_split(np.arange(self._clips), self._batches * self.num_replicas)
+        own = pieces[self.rank * self._batches : (self.rank + 1) * self._batches]
+        return map(Request, own[self.first :])
+
+
+class ClipLoader(DataLoader[dict[str, torch.Tensor]]):
+    """A DataLoader of whole batches that tells and takes back its place in the epoch (Lightning stores it).
+
+    Its workers start when the first batch is asked for: Lightning makes the iterator before it tells the epoch.
+    """
+
+    def __init__(self, dataset: ClipDataset, sampler: TrainBatches | EvalBatches, **options: Any) -> None:
+        super().__init__(dataset, sampler=sampler, batch_size=None, **options)
+        self._place = {"epoch": 0, "batches": 0}
+        self._resume: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
+        assert isinstance(self.sampler, TrainBatches | EvalBatches)
+        self._place = {"epoch": self.sampler.epoch, "batches": 0}
+        if self._resume is not None and self._resume["epoch"] == self.sampler.epoch:
+            self._place = self._resume
+        self._resume = None
+        self.sampler.first = self._place["batches"]
+        for batch in super().__iter__():
+            self._place["batches"] += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and how many of its batches were handed out."""
+        return dict(self._place)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on there: the next iteration, if it is of that epoch, leaves those batches out."""
+        self._resume = dict(state)
+
+
+class AudioSetDataModule(lightning.LightningDataModule):
+    """Train, validation and test clips from HDF5 files in the layout of `preprocessing.hdf5`, PANNs' own among them.
+
+    Arguments:
+        train: one or more files; they are joined, e.g. balanced and unbalanced.
+        val, test: a file each.
+        batch_size: clips a process and batch.
+        num_workers: processes that read ahead; 0 reads in this one.
+        seed: of the order and the crops, together with the epoch.
+        balanced: draw clips with replacement so that every label comes equally often; off, as in DCLS-Audio.
+        teacher: where the train clips' scores of a teacher lie: `"stored"` in the train files, or an npz or HDF5 file
+            (`TeacherScores`).
+        clip_seconds: length of the clips in a batch, at most that of the files.
+        random_crop: train on a random part of longer clips instead of their first; evaluation has the first part.
+
+    Raises ClipFileError as `ClipDataset` does, and where a split is asked for that was not given.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[str | Path] | str | Path = (),
+        val: str | Path | None = None,
+        test: str | Path | None = None,
+        batch_size: int = 64,
+        num_workers: int = 4,
+        seed: int = 0,
+        balanced: bool = False,
+        teacher: str | Path | None = None,
+        clip_seconds: float = 10.0,
+        random_crop: bool = False,
+    ) -> None:
+        super().__init__()
+        self._paths: dict[str, list[str | Path]] = {
+            "train": [train] if isinstance(train, str | Path) else list(train),
+            "val": [val] if val is not None else [],
+            "test": [test] if test is not None else [],
+        }
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.balanced = balanced
+        self.teacher = teacher
+        self.clip_seconds = clip_seconds
+        self.random_crop = random_crop
+        self._datasets: dict[str, ClipDataset] = {}
+
+    def dataset(self, split: str) -> ClipDataset:
+        """The clips of "train", "val" or "test"."""
+        if split not in self._datasets:
+            if not self._paths[split]:
+                raise ClipFileError(f"data: no file was given for {split}")
+            teacher = self.teacher if split == "train" else None
+            dataset = ClipDataset(self._paths[split], self.clip_seconds, teacher)
+            for other, opened in self._datasets.items():
+                if opened.labels != dataset.labels:
+                    raise ClipFileError(f"{self._paths[split][0]}: has other labels than the {other} file")
+            self._datasets[split] = dataset
+        return self._datasets[split]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Display names of the C classes, from the first file there is."""
+        return self.dataset(next(split for split, paths in self._paths.items() if paths)).labels
+
+    def setup(self, stage: str) -> None:
+        """Open the files that `stage` needs, so that what is wrong with one shows before anything has begun."""
+        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
+        for split in needed:
+            if self._paths[split]:
+                self.dataset(split)
+
+    def train_dataloader(self) -> ClipLoader:
+        dataset = self.dataset("train")
+        weights = dataset.balancing_weights() if self.balanced else None
+        replicas, rank = self._processes()
+        batches = TrainBatches(
+            dataset,
+            self.batch_size,
+            self.seed,
+            weights=weights,
+            random_crop=self.random_crop,
+            num_replicas=replicas,
+            rank=rank,
+        )
+        return self._loader(dataset, batches)
+
+    def val_dataloader(self) -> ClipLoader | list[ClipLoader]:
+        return self._eval_loader("val") if self._paths["val"] else []
+
+    def test_dataloader(self) -> ClipLoader:
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: str) -> ClipLoader:
+        replicas, rank = self._processes()
+        dataset = self.dataset(split)
+        return self._loader(dataset, EvalBatches(dataset, self.batch_size, num_replicas=replicas, rank=rank))
+
+    def _processes(self) -> tuple[int, int]:
+        """How many processes share the work, and which of them this one is."""
+        if self.trainer is not None:
+            return self.trainer.world_size, self.trainer.global_rank
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_world_size(), torch.distributed.get_rank()
+        return 1, 0
+
+    def _loader(self, dataset: ClipDataset, batches: TrainBatches | EvalBatches) -> ClipLoader:
+        return ClipLoader(
+            dataset,
+            batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),  # else every epoch would draw from the global one
+        )
