@@ -1,0 +1,204 @@
+"""What accompanies a training: checkpoints, averaged weights, a teacher, and a watch over the DCLS positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from torch import Tensor
+
+from audioset_dcls.dcls import DclsNd
+from audioset_dcls.dcls.kernel import MIN_DEVIATION, MIN_HALF_WIDTH
+from audioset_dcls.training.module import TaggingModule
+from preprocessing.hdf5 import INT16_SCALE
+
+
+class Checkpoints(Callback):
+    """`last.ckpt` every so many steps and after each epoch, `best.ckpt` whenever the validation's mAP rises.
+
+    Each is written beside its place and renamed.
+    every_n_steps: optimiser steps between two saves inside an epoch; 0 saves after epochs only.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int = 0) -> None:
+        self.folder, self.every_n_steps = folder, every_n_steps
+        self.best = -1.0
+        self._saved_step = 0
+
+    def save(self, trainer: L.Trainer, name: str) -> None:
+        unfinished = self.folder / f".{name}.unfinished"
+        for logger in trainer.loggers:
+            logger.save()  # a resumed run goes on from this step's row
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            unfinished.replace(self.folder / name)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
+        step = trainer.global_step
+        due = self.every_n_steps and step % self.every_n_steps == 0 and step > self._saved_step
+        if due and not trainer.is_last_batch:
+            self._saved_step = step
+            self.save(trainer, "last.ckpt")
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        score = module.map if isinstance(module, TaggingModule) else None
+        if score is not None and score > self.best and not trainer.sanity_checking:
+            self.best = score
+            self.save(trainer, "best.ckpt")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.save(trainer, "last.ckpt")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "saved_step": self._saved_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self._saved_step = state_dict["best"], state_dict["saved_step"]
+
+
+class WeightAverage(WeightAveraging):
+    """Averaged weights, used in validation and saved as the checkpoints' "state_dict".
+
+    decay: of the exponential moving average, e.g. 0.999; it starts lower, (1 + n) / (10 + n) after n steps, so that the
+        random first weights are forgotten. None: the plain mean of all steps.
+    start: share of the training after which averaging begins; before, the average is the current weights.
+    """
+
+    def __init__(self, decay: float | None = 0.999, start: float = 0.0) -> None:
+        super().__init__(multi_avg_fn=self._move)
+        self.decay, self.start = decay, start
+        self.updates = 0  # since `start`
+        self._share = 1.0  # of the current weights in the next average
+        self._total_steps = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device  # the module moves there only later
+        super().setup(trainer, pl_module, stage)
+        if isinstance(pl_module, TaggingModule):
+            self._total_steps = pl_module.total_steps
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        if step_idx is None:
+            return False
+        if step_idx < self.start * self._total_steps:
+            self._share = 1.0
+            return True
+        self.updates += 1
+        mean = 1 / self.updates
+        self._share = mean if self.decay is None else max(1 - self.decay, 9 / (9 + self.updates))
+        return True
+
+    def _move(self, average: Any, current: Any, count: Any) -> None:
+        if average[0].is_floating_point():
+            torch._foreach_lerp_(average, current, self._share)
+        else:
+            torch._foreach_copy_(average, current)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.updates = state_dict["updates"]
+
+
+class Teacher(Callback):
+    """Scores each training batch as it is made: adds "teacher", (B, C), for the module to distil from.
+
+    path: an ONNX or TorchScript file from waveform, float32 (B, samples) in [-1, 1] at 32 kHz, to scores in [0, 1]
+        (B, C). Of several outputs an ONNX file's "scores" is taken where there is one of that name, else the first.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"teacher: {self.path} does not exist; give an ONNX or TorchScript file")
+        self._score: Any = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.path.suffix == ".onnx":
+            import onnxruntime
+
+            providers = [name for name in onnxruntime.get_available_providers() if name.startswith(("CUDA", "CPU"))]
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+            outputs = [output.name for output in session.get_outputs()]
+            wanted, given = "scores" if "scores" in outputs else outputs[0], session.get_inputs()[0].name
+            self._score = lambda waveform: torch.from_numpy(session.run([wanted], {given: waveform.cpu().numpy()})[0])
+        else:
+            script = torch.jit.load(self.path, map_location=trainer.strategy.root_device).eval()
+            self._score = lambda waveform: first(script(waveform))
+
+    @torch.inference_mode()
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        waveform = batch["waveform"].to(torch.float32) / INT16_SCALE
+        scores = self._score(waveform)
+        if scores.shape != batch["target"].shape:
+            raise ValueError(
+                f"{self.path}: scores of shape {tuple(scores.shape)}, the labels have {tuple(batch['target'].shape)}"
+            )
+        batch["teacher"] = scores.to(waveform.device).clone()
+
+
+def first(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+class PositionStatistics(Callback):
+    """Logs, after each epoch and for each set of positions, how they moved, how wide they are, how many sit outside.
+
+    positions/<layer>/speed: mean distance, in cells, that an element moved since the epoch before (thesis 2.10).
+    positions/<layer>/deviation: mean standard deviation (Gauss) or half width (triangle), in cells.
+    positions/<layer>/border: share of elements within half a cell of the border (thesis 2.11): where it grows, the
+        kernel is too small or the positions' learning rate too high.
+    """
+
+    def __init__(self) -> None:
+        self.previous: dict[str, Tensor] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.previous:
+            self.previous = {name: layer.positions.detach().clone() for name, layer in layers(pl_module)}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        row = {}
+        for name, layer in layers(pl_module):
+            positions = layer.positions.detach()
+            moved = (positions - self.previous[name].to(positions)).square().sum(0).sqrt()
+            row[f"positions/{name}/speed"] = moved.mean().item()
+            row[f"positions/{name}/border"] = border_share(layer)
+            if layer.deviations is not None:
+                least = MIN_DEVIATION if layer.interpolation == "gauss" else MIN_HALF_WIDTH
+                row[f"positions/{name}/deviation"] = layer.deviations.detach().abs().mean().item() + least
+            self.previous[name] = positions.clone()
+        if row and isinstance(pl_module, TaggingModule):
+            pl_module.log_row(trainer.global_step, row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"previous": self.previous}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.previous = state_dict["previous"]
+
+
+def layers(module: Any) -> Iterator[tuple[str, DclsNd]]:
+    """One DCLS layer, with its name, for each set of positions: those that share them have the same."""
+    seen: set[int] = set()
+    for name, layer in module.model.named_modules():
+        if isinstance(layer, DclsNd) and id(layer.positions) not in seen:
+            seen.add(id(layer.positions))
+            yield name.removeprefix("trunk."), layer
+
+
+def border_share(layer: DclsNd) -> float:
+    """Share of elements with a coordinate within half a cell of where `clamp_positions` stops it."""
+    near = [
+        (row < 0.5 - size // 2) | (row > size - 1 - size // 2 - 0.5)
+        for row, size in zip(layer.positions.detach(), layer.dilated_kernel_size, strict=True)
+    ]
+    return torch.stack(near).any(0).float().mean().item()

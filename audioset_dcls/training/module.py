@@ -1,0 +1,182 @@
+"""The training step: from waveforms to loss on the training device, every random number a function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from audioset_dcls.dcls import dcls_layers
+from audioset_dcls.evaluation.metrics import mean_average_precision
+from audioset_dcls.models import AudioTagger, checkpoint_header
+from audioset_dcls.training.optimizer import create_optimizer, warmup_cosine
+from preprocessing.augment import Augment, smooth_labels
+from preprocessing.hdf5 import INT16_SCALE
+from preprocessing.log_mel import LogMel
+
+TEACHER_MARGIN = (
+    1e-4  # teacher scores are clamped this far from 0 and 1: float16 rounds to both, whose logits are infinite
+)
+NOT_FINITE = """the loss became {loss} at step {step}. The last checkpoint is from before.
+Things to try, likeliest first:
+  a lower learning rate (optimizer.lr={lr:g}), or a longer warm-up (warmup_epochs)
+  clipping the gradient: trainer.gradient_clip_val=1.0
+  full precision: trainer.precision=32-true
+  audio that holds NaN: dcls-prepare leaves such clips out"""
+
+
+class TaggingModule(L.LightningModule):
+    """Trains an `AudioTagger` on batches {"waveform": int16 (B, samples), "target": (B, C), "clip": (B,)}.
+
+    A batch with "teacher": (B, C) scores in [0, 1] is distilled from as well.
+
+    labels: display names of the C classes, kept in the checkpoints.
+    optimizer: arguments of `create_optimizer`; warmup_steps, total_steps and min_lr shape its schedule.
+    augment: the settings of augmentation, mixup and label smoothing; the reference's by default.
+    distillation: weight of the teacher's part of the loss, from 0 to 1; temperature: divides both logits in it.
+    repulsion: weight of the DCLS layers' repulsive loss (thesis 3.9). compile: run the model through torch.compile.
+    seed: with the epoch, the batch and the process it gives each step's random numbers, so that a resumed run, and one
+        on more processes, draw the same ones.
+    """
+
+    def __init__(
+        self,
+        model: AudioTagger,
+        labels: Sequence[str],
+        optimizer: Mapping[str, Any],
+        total_steps: int,
+        warmup_steps: int = 0,
+        min_lr: float = 1e-6,
+        log_every_n_steps: int = 50,
+        augment: Augment | None = None,
+        distillation: float = 0.0,
+        temperature: float = 1.0,
+        repulsion: float = 0.0,
+        compile: bool = False,
+        seed: int = 0,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if model.config["num_classes"] != len(labels):
+            raise ValueError(
+                f"the model has {model.config['num_classes']} classes, the data {len(labels)}; "
+                f"set model.num_classes={len(labels)}"
+            )
+        self.model = model
+        self.log_mel = LogMel()
+        self.augment = augment or Augment()
+        self.labels = list(labels)
+        self.optimizer_arguments = dict(optimizer)
+        self.total_steps, self.warmup_steps, self.min_lr = total_steps, warmup_steps, min_lr
+        self.distillation, self.temperature, self.repulsion = distillation, temperature, repulsion
+        self.seed, self.log_every_n_steps = seed, log_every_n_steps
+        self.metadata = dict(metadata or {})
+        self.map: float | None = None
+        self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._loss_sum = torch.zeros(2, dtype=torch.float64)  # of the losses since the last logged row, and their count
+        if compile:
+            self.model.compile()  # in place: the names in the state dict stay
+
+    # ---- one step
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        generator = self._seed_step(batch_idx)
+        waveform = batch["waveform"].to(torch.float32) / INT16_SCALE
+        log_mel, mixture = self.augment(waveform, self.log_mel, generator)
+        target = mixture(smooth_labels(batch["target"], self.augment.label_smoothing))
+        teacher = mixture(batch["teacher"].to(torch.float32)) if self.distillation else None
+        loss = self.loss(self.model(log_mel).float(), target, teacher)
+        self._loss_sum += torch.stack([loss.detach().double(), loss.new_ones((), dtype=torch.float64)])
+        return loss
+
+    def loss(self, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> Tensor:
+        """Binary cross-entropy per class and clip, the mean of both, with its teacher's part and the repulsion."""
+        loss = F.binary_cross_entropy_with_logits(logits, target)
+        if teacher is not None:
+            soft = torch.logit(teacher, eps=TEACHER_MARGIN) / self.temperature
+            # T² keeps the gradients' size independent of the temperature (Hinton et al. 2015)
+            distilled = F.binary_cross_entropy_with_logits(logits / self.temperature, soft.sigmoid())
+            loss = (1 - self.distillation) * loss + self.distillation * self.temperature**2 * distilled
+        if self.repulsion:
+            loss = loss + self.repulsion * sum(layer.repulsive_loss() for layer in dcls_layers(self.model))
+        return loss
+
+    def _seed_step(self, batch_idx: int) -> torch.Generator:
+        """Seed torch (drop path) and a generator (augmentation) from (seed, epoch, global number of the batch).
+
+        The generator is on the CPU: the same numbers on any device.
+        """
+        number = batch_idx * self.trainer.world_size + self.global_rank
+        state = np.random.SeedSequence((self.seed, self.current_epoch, number)).generate_state(2, np.uint64) >> 1
+        torch.manual_seed(int(state[0]))
+        return torch.Generator().manual_seed(int(state[1]))
+
+    # ---- the optimiser
+
+    def configure_optimizers(self) -> Any:
+        optimizer = create_optimizer(self.model, **self.optimizer_arguments)
+        lr = self.optimizer_arguments["lr"]
+        schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps, self.min_lr / lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        for layer in dcls_layers(self.model):
+            layer.clamp_positions()
+        step = self.global_step + 1  # Lightning counts this one afterwards
+        if step % self.log_every_n_steps == 0 or self.trainer.is_last_batch:
+            self.log_row(
+                step, {"train/loss": self.mean_loss(step), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+            )
+
+    def mean_loss(self, step: int) -> float:
+        """Mean loss since the last call over all processes. Raises FloatingPointError where it is not finite."""
+        total = self._loss_sum
+        if self.trainer.world_size > 1:
+            dist.all_reduce(total)
+        loss = (total[0] / total[1]).item()
+        self._loss_sum = torch.zeros_like(total)
+        if not np.isfinite(loss):
+            raise FloatingPointError(NOT_FINITE.format(loss=loss, step=step, lr=self.optimizer_arguments["lr"] / 4))
+        return loss
+
+    def log_row(self, step: int, row: Mapping[str, float]) -> None:
+        """Write to the loggers at once: Lightning's own `log` would write after the checkpoint of the same step."""
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **row}, step=step)
+
+    # ---- validation
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        scores = self.model(self.log_mel(batch["waveform"].to(torch.float32) / INT16_SCALE)).float().sigmoid()
+        self._validated.append((batch["clip"].cpu(), batch["target"].cpu(), scores.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """mAP over all clips of all processes, each clip once."""
+        clip, target, scores = (torch.cat(parts).numpy() for parts in zip(*self._validated, strict=True))
+        self._validated.clear()
+        if self.trainer.world_size > 1:
+            shares: list[Any] = [None] * self.trainer.world_size
+            dist.all_gather_object(shares, (clip, target, scores))
+            clip, target, scores = (np.concatenate(parts) for parts in zip(*shares, strict=True))
+        first = np.unique(clip, return_index=True)[1]
+        self.map = mean_average_precision(target[first], scores[first])
+        self.log("val/map", self.map, prog_bar=True, logger=False, rank_zero_only=True)
+        if not self.trainer.sanity_checking:
+            self.log_row(self.global_step, {"val/map": self.map})
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What `load_checkpoint` needs to rebuild the model."""
+        metadata = {**self.metadata, "epoch": self.current_epoch, "step": self.global_step, "val_map": self.map}
+        checkpoint["audioset_dcls"] = checkpoint_header(self.model, self.labels, metadata)
+
+    def on_fit_start(self) -> None:
+        self._loss_sum = self._loss_sum.to(self.device)

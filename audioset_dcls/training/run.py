@@ -1,0 +1,202 @@
+"""One training run in its folder: put together from a config, recorded so that it can be repeated, resumable."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from audioset_dcls.models import AudioTagger, load_checkpoint
+from audioset_dcls.training.callbacks import Checkpoints, PositionStatistics, Teacher, WeightAverage
+from audioset_dcls.training.module import TaggingModule
+from preprocessing.hdf5 import hash_ids
+
+RECORDED_PACKAGES = ("audioset-dcls", "torch", "torchaudio", "timm", "lightning", "numpy", "h5py", "hydra-core")
+MAY_DIFFER = ("trainer", "run")  # between a run and its resumption: other machines, not other results
+
+
+def launch(config: DictConfig) -> float:
+    """`train` in Hydra's folder for this job, on as many processes of this machine as `config.trainer` asks for.
+
+    Lightning starts the other processes with this one's command line, which in a sweep would start the sweep again, and
+    leaves their variables behind, which would make the sweep's next job believe that somebody else starts them.
+    """
+    job = HydraConfig.get()
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
+    environment, arguments = dict(os.environ), sys.argv
+    sys.argv = [sys.argv[0], *flags, *job.overrides.task]
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it says at each checkpoint what it says once
+    try:
+        return train(config, Path(job.runtime.output_dir))
+    finally:
+        sys.argv = arguments
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+
+
+def train(config: DictConfig, folder: Path) -> float:
+    """Train as `config` says in `folder`, going on from its `last.ckpt` where there is one; returns the best mAP.
+
+    The folder gets config.yaml, run.json (git revision, versions, data hashes), csv/metrics.csv, tensorboard/,
+    last.ckpt and best.ckpt. Raises ValueError where the folder holds a run with other settings, or the effective
+    batch cannot be made from the devices' batches, and FloatingPointError where the loss is no longer finite.
+    """
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    torch.set_float32_matmul_precision("high")
+    L.seed_everything(config.seed, verbose=False)
+    data = instantiate(config.data)
+    data.setup("fit")
+    hashes = data_hashes(data)
+    last = folder / "last.ckpt"
+    resumed = last.exists()
+
+    csv_logger = CSVLogger(folder, name="", version="csv")
+    trainer = instantiate(
+        config.trainer,
+        logger=[csv_logger, TensorBoardLogger(folder, name="", version="tensorboard")],
+        callbacks=callbacks(config, folder),
+        max_epochs=config.epochs,
+        use_distributed_sampler=False,  # the data module's samplers know the processes
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,  # Checkpoints does that
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
+    )
+    steps = len(data.train_dataloader()) // (config.batch_size // config.data.batch_size)  # an epoch's full ones
+    trainer.accumulate_grad_batches = accumulation(config.batch_size, config.data.batch_size, trainer.world_size)
+    trainer.limit_train_batches = steps * trainer.accumulate_grad_batches
+    if not steps:
+        raise ValueError(f"the training clips are fewer than one batch of {config.batch_size}; lower batch_size")
+    module = TaggingModule(
+        instantiate(config.model, num_classes=len(data.labels)),
+        data.labels,
+        settings["optimizer"],
+        augment=instantiate(config.augment),
+        warmup_steps=round(config.warmup_epochs * steps),
+        total_steps=config.epochs * steps,
+        log_every_n_steps=config.log_every_n_steps,
+        seed=config.seed,
+        metadata={"experiment": config.name, "seed": config.seed, "data": hashes},
+        **settings["objective"],
+    )
+    if trainer.is_global_zero:
+        record(folder, settings, hashes)
+    if resumed and trainer.is_global_zero:
+        restore_rows(csv_logger, torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
+    return next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+
+
+def callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
+    """In the order they must act in: checkpoints hold what the others did before."""
+    chosen: list[L.Callback] = [PositionStatistics()]
+    if config.teacher:
+        chosen.append(Teacher(config.teacher))
+    if config.average:
+        chosen.append(WeightAverage(**config.average))
+    if config.save_every_n_steps % config.log_every_n_steps:
+        raise ValueError("save_every_n_steps must be a multiple of log_every_n_steps")
+    return [*chosen, Checkpoints(folder, config.save_every_n_steps)]
+
+
+def accumulation(batch_size: int, per_process: int, processes: int) -> int:
+    """Batches that each process adds up for one step, so that a step sees `batch_size` clips on any machine."""
+    steps, rest = divmod(batch_size, per_process * processes)
+    if rest or not steps:
+        raise ValueError(
+            f"batch_size={batch_size} is not a multiple of data.batch_size={per_process} x {processes} processes; "
+            f"change data.batch_size"
+        )
+    return steps
+
+
+def fine_tune(checkpoint: str, num_classes: int) -> AudioTagger:
+    """A trained model with a new classifier; the old one stays where the number of classes is the same."""
+    model = load_checkpoint(checkpoint).train()
+    if model.config["num_classes"] != num_classes:
+        model.reset_classifier(num_classes)
+    return model
+
+
+# ---- resuming
+
+
+def restore_rows(logger: CSVLogger, step: int) -> None:
+    """Keep the rows up to `step`: Lightning's CSV logger starts its file anew."""
+    path = Path(logger.log_dir) / "metrics.csv"
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+    logger.experiment.metrics = [row for row in rows if int(row["step"]) <= step]
+
+
+def record(folder: Path, settings: Any, hashes: Any) -> None:
+    """Write config.yaml and run.json. Raises ValueError where the folder's run had other settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = folder / "config.yaml"
+    if stored.exists():
+        changed = differences(OmegaConf.to_container(OmegaConf.load(stored)), settings)
+        changed = [line for line in changed if not line.startswith(MAY_DIFFER) and "num_workers" not in line]
+        if changed:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({'; '.join(changed)}): choose another name=..."
+            )
+    write(stored, OmegaConf.to_yaml(OmegaConf.create(settings)))
+    facts = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "git": git("rev-parse", "HEAD"),
+        "git_changes": git("status", "--porcelain"),
+        "python": platform.python_version(),
+        "packages": {package.name: package.version for package in distributions() if package.name in RECORDED_PACKAGES},
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "data": hashes,
+    }
+    starts = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else []
+    write(folder / "run.json", json.dumps([*starts, facts], indent=1))  # one entry a start: resumed runs have several
+
+
+def data_hashes(data: Any) -> dict[str, dict[str, Any]]:
+    """Number of clips and hash of their sorted ids, for training and validation."""
+    names = {split: data.dataset(split).audio_names() for split in ("train", "val")}
+    return {split: {"clips": len(ids), "clip_ids_sha256": hash_ids(ids)} for split, ids in names.items()}
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ, as `key: old -> new`."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return [] if old == new else [f"{path}: {old} -> {new}"]
+    keys = dict.fromkeys([*old, *new])
+    return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+
+
+def git(*arguments: str) -> str | None:
+    """What git says about the checkout that this file lies in; None in an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
