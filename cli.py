@@ -179,7 +179,7 @@ def prepare_folder(
         Path,
         typer.Argument(
             metavar="FOLDER|CSV",
-            help="Sub-folders named by class, or a CSV file,labels with paths relative to it and labels split by ;",
+            help="Sub-folders named by class, or a CSV file,labels: paths relative to it, labels split by ;",
         ),
     ],
     output: _Output,
