@@ -131,8 +131,8 @@ def _export(
 
 
 prepare = typer.Typer(
-    help="dcls-prepare: sounds and their labels as one HDF5 file, to train and evaluate on. A run that was cut short goes "
-    "on when it is started again.",
+    help="dcls-prepare: sounds and their labels as one HDF5 file, to train and evaluate on. Run again after a stop, it "
+    "goes on where it was.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -152,7 +152,7 @@ def prepare_audioset(
     audio: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FOLDER|TAR|PARQUET...",
+            metavar="FOLDER|TAR|PARQUET",
             help="Where the audio lies: folders are searched; files are named by video id, with or without PANNs' Y.",
         ),
     ],
