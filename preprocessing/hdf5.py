@@ -290,6 +290,10 @@ class ClipWriter:
                 self._take(json.loads(line))
             self._journal.seek(sum(len(line) + 1 for line in lines))
             self._journal.truncate()
+        self._cut_off()
+
+    def _cut_off(self) -> None:
+        """Shorten the columns to what the journal vouches for."""
         self._columns["waveform"].truncate(self._waveform_bytes())
         for name, size in self._row_bytes.items():
             self._columns[name].truncate(len(self) * size)
@@ -344,7 +348,7 @@ class ClipWriter:
         if "teacher" in self._row_bytes:
             columns["teacher"] = np.asarray(teacher, np.float16)
         for name, values in columns.items():
-            if values.reshape(count, -1).shape != (count, len(self.labels) if count else 0):
+            if values.shape != (count, len(self.labels)):
                 raise ClipFileError(f"{self.path}: {name} is {values.shape}, not ({count}, {len(self.labels)})")
         chunks = [chunk if isinstance(chunk, bytes) else encode(chunk, self.compression) for chunk in waveforms]
         if len(chunks) != count or (not self.compression and {*map(len, chunks)} - {2 * self.samples}):
@@ -358,12 +362,15 @@ class ClipWriter:
             entry["groups"] = list(groups)
         if note is not None:
             entry["note"] = note
-        if count:
+        try:
             _write(self._columns["waveform"], b"".join(chunks))
             for name, values in columns.items():
                 _write(self._columns[name], values.tobytes())
             for column in self._columns.values():
                 os.fsync(column.fileno())
+        except OSError:  # a full disk
+            self._cut_off()
+            raise
         self._log(entry)
         self._take(entry)
         self.notes.pop()  # only those of earlier runs are kept
