@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,98 +37,83 @@ def train() -> None:
 
 def tag() -> None:
     """dcls-tag: what sounds in recordings."""
-    _run(_tag)
-
-
-def _tag(
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="FILE|FOLDER|GLOB|-", help="Recordings; folders recursively; - is stdin."),
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Tags a recording, or a window, at most.")] = 5,
-    threshold: Annotated[float, typer.Option(help="Lowest score shown; an event lasts while above half of it.")] = 0.2,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|PATH", help="An .onnx file, a checkpoint or a published name.", show_default="embedded"
-        ),
-    ] = None,
-    window: Annotated[float, typer.Option(metavar="SECONDS", help="Longer recordings are cut in windows.")] = 10.0,
-    hop: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="From window to window.", show_default="half the window: 5")
-    ] = None,
-    timeline: Annotated[
-        bool, typer.Option("--timeline", help="Show events, with start and end, instead of tags.")
-    ] = False,
-    formats: Annotated[
-        str, typer.Option("--format", metavar="NAME,...", help="table, json, jsonl, csv, audacity, raven, parquet.")
-    ] = "table",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write files there.", show_default="stdout")
-    ] = None,
-    separate: Annotated[
-        bool, typer.Option("--separate", help="With -o: one file a recording in every format.")
-    ] = False,
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="TXT", help="Only these classes: names or MIDs, one a line.", show_default="all"),
-    ] = None,
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="With -o: (windows, D) as .npy for each recording.")
-    ] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="one a core")] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
-    resume: Annotated[bool, typer.Option(help="With -o: continue a run that was cut short.")] = True,
-    plot: Annotated[bool, typer.Option("--plot", help="A PNG for each recording: waveform, log-mel, tags.")] = False,
-    list_models: Annotated[bool, typer.Option("--list-models", help="Show the names that --model takes.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")] = False,
-) -> None:
-    """Tag recordings: which of AudioSet's 527 sounds are in them, and with --timeline when.
-
-    Scores are independent probabilities. Exit status: 0 all tagged, 1 some failed, 2 usage.
-    """
-    from audioset_dcls.tagging import command
-
-    command.main(
-        inputs or [],
-        options={"top": top, "threshold": threshold, "window": window, "hop": window / 2 if hop is None else hop},
-        outputs={
-            "formats": tuple(formats.split(",")),
-            "folder": output,
-            "separate": separate,
-            "timeline": timeline,
-            "embeddings": embeddings,
-            "plot": plot,
-        },
-        model=model,
-        device=device,
-        jobs=jobs,
-        labels=labels,
-        resume=resume,
-        quiet=quiet,
-        list_models=list_models,
+    # argparse, not typer: it answers in 0.05 s instead of 0.3 s, a third of what tagging one clip takes
+    parser = _parser(
+        "dcls-tag",
+        "Tag recordings: which of AudioSet's 527 sounds are in them, and with --timeline when. "
+        "Scores are independent probabilities.",
+        epilog="exit status: 0 all tagged, 1 some failed (the others are tagged), 2 usage, 130 interrupted",
     )
+    parser.add_argument("inputs", nargs="*", metavar="FILE|FOLDER|GLOB|-", help="folders recursively; - is stdin")
+    pick = parser.add_argument_group("what to show")
+    pick.add_argument("--top", type=int, default=5, metavar="N", help="at most so many tags a recording (default: 5)")
+    pick.add_argument(
+        "--threshold", type=float, default=0.2, metavar="SCORE", help="lowest score of a tag or event (default: 0.2)"
+    )
+    pick.add_argument("--labels", type=Path, metavar="TXT", help="only the classes named there (default: all)")
+    pick.add_argument("--timeline", action="store_true", help="events, with start and end, not tags (default: off)")
+    write = parser.add_argument_group("how to write it")
+    write.add_argument(
+        "--format",
+        default="table",
+        metavar="NAME,...",
+        help="table, json, jsonl, csv, audacity, raven, parquet; several with -o (default: table)",
+    )
+    write.add_argument("-o", "--output", type=Path, metavar="DIR", help="write files there (default: to stdout)")
+    write.add_argument(
+        "--separate", action="store_true", help="with -o: a file for each recording in every format (default: off)"
+    )
+    write.add_argument("--embeddings", action="store_true", help="with -o: (windows, D) as .npy (default: off)")
+    write.add_argument("--plot", action="store_true", help="a PNG of waveform, log-mel and tags (default: off)")
+    write.add_argument("--quiet", action="store_true", help="nothing but errors on stderr (default: off)")
+    work = parser.add_argument_group("how to work")
+    work.add_argument("--model", metavar="NAME|PATH", help=".onnx file, checkpoint or name (default: the embedded one)")
+    work.add_argument("--list-models", action="store_true", help="show the names that --model takes")
+    work.add_argument("--window", type=float, default=10.0, metavar="S", help="cut longer recordings so (default: 10)")
+    work.add_argument("--hop", type=float, metavar="S", help="from window to window (default: half the window, 5)")
+    work.add_argument("--jobs", type=int, metavar="N", help="threads (default: one a core)")
+    work.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: cpu)")
+    work.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with -o: continue a run that was cut short (default: --resume)",
+    )
+    arguments = vars(parser.parse_args())
+    from audioset_dcls.tagging.command import tag
+
+    tag(**arguments)
 
 
 def export() -> None:
     """dcls-export: a checkpoint as an ONNX file."""
-    _run(_export)
-
-
-def _export(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, a published name or a URL.")],
-    target: Annotated[Path, typer.Argument(metavar="TAGGER.ONNX", help="The file to write.")],
-    precision: Annotated[
-        str, typer.Option(help="float32, float16 (half the size) or int8 (needs --clips).")
-    ] = "float32",
-    clips: Annotated[
-        list[str] | None, typer.Option(metavar="FILE|FOLDER|GLOB", help="Calibrate int8 and measure the loss on these.")
-    ] = None,
-) -> None:
-    """Export a checkpoint to ONNX: waveform in; scores and embedding out; the log-mel and the labels inside."""
+    parser = _parser(
+        "dcls-export",
+        "Export a checkpoint to ONNX: waveform in, scores and embedding out, the log-mel and the labels inside.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a published name or a URL")
+    parser.add_argument("target", type=Path, metavar="TAGGER.onnx", help="the file to write")
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "float16", "int8"),
+        help="float16 halves the file, int8 quarters it and needs --clips (default: float32)",
+    )
+    parser.add_argument(
+        "--clips",
+        nargs="+",
+        default=[],
+        metavar="FILE|FOLDER|GLOB",
+        help="calibrate int8 and measure the loss on these recordings (default: none)",
+    )
+    arguments = vars(parser.parse_args())
     from audioset_dcls.tagging.command import export
 
-    export(checkpoint, target, precision, clips or [])
+    export(**arguments)
+
+
+def _parser(command: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(command, description=description, epilog=epilog, allow_abbrev=False)
 
 
 prepare = typer.Typer(
@@ -219,9 +205,3 @@ def _prepare(collection: Callable[[], Any], output: Path, workers: int | None, c
     left_out = ", ".join(f"{count} {reason}" for reason, count in made.left_out.items() if count)
     print(f"{made.path}: {made.clip_count} clips, SHA-256 of their ids {made.clip_ids_sha256}")
     print(f"left out: {left_out}; see {made.left_out_csv}" if left_out else "left out: none")
-
-
-def _run(command: Callable[..., None]) -> None:
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(context_settings={"help_option_names": ["-h", "--help"]})(command)
-    app()

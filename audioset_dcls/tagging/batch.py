@@ -6,8 +6,8 @@ import hashlib
 import io
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -112,10 +112,11 @@ def run(
 
 def _to_stdout(work: _Run, stdout: TextIO) -> None:
     outputs = work.outputs
-    records = (record for _, record in work.tag(work.recordings))
-    for text in TEXT_FORMATS[outputs.formats[0]].render(records, outputs.timeline):
-        stdout.write(text)
-        stdout.flush()
+    with closing(work.tag(work.recordings)) as tagged:
+        records = (record for _, record in tagged)
+        for text in TEXT_FORMATS[outputs.formats[0]].render(records, outputs.timeline):
+            stdout.write(text)
+            stdout.flush()
 
 
 def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
@@ -129,8 +130,9 @@ def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
         if work.summary.resumed:
             work.say(f"{journal.path}: continuing: {work.summary.resumed} of {len(work.recordings)} are done")
         try:
-            for recording, record in work.tag(remaining):
-                journal.add(recording.path, record)
+            with closing(work.tag(remaining)) as tagged:
+                for recording, record in tagged:
+                    journal.add(recording.path, record)
         finally:
             _write_combined(work, folder, journal)
     except BaseException:
@@ -191,22 +193,22 @@ class _Run:
         if not self._quiet:
             print(f"dcls-tag: {line}", file=self._stderr)
 
-    def tag(self, recordings: Sequence[Recording]) -> Iterator[tuple[Recording, Record]]:
+    def tag(self, recordings: Sequence[Recording]) -> Generator[tuple[Recording, Record], None, None]:
         """The recordings that could be tagged, in order, each after its own files are written."""
         with self._bar(recordings) as bar:
             sources = (self._source(recording) for recording in recordings)
-            outcomes = self.tagger.tag_all(sources, self.options, on_audio=bar and bar.audio)
-            for recording, outcome in zip(recordings, outcomes, strict=True):
-                if isinstance(outcome, Failure):
-                    self._fail(outcome.message)
-                else:
-                    record = record_of(outcome, self.options)
-                    self._write_own_files(recording, record, outcome)
-                    self.summary.tagged += 1
-                    self.summary.seconds += outcome.duration
-                    yield recording, record
-                if bar is not None:
-                    bar.recording()
+            with closing(self.tagger.tag_all(sources, self.options, on_audio=bar and bar.audio)) as outcomes:
+                for recording, outcome in zip(recordings, outcomes, strict=True):
+                    if isinstance(outcome, Failure):
+                        self._fail(outcome.message)
+                    else:
+                        record = record_of(outcome, self.options)
+                        self._write_own_files(recording, record, outcome)
+                        self.summary.tagged += 1
+                        self.summary.seconds += outcome.duration
+                        yield recording, record
+                    if bar is not None:
+                        bar.recording()
 
     def report(self) -> None:
         """The last words: rate and failures, where there was more to do than one recording."""
@@ -215,8 +217,10 @@ class _Run:
             return
         took = max(time.monotonic() - self._began, 1e-9)
         self.say(
-            f"tagged {summary.tagged} of {len(self.recordings) - summary.resumed} recordings, {clock(summary.seconds)} in "
-            f"{clock(took)} ({summary.seconds / took:.0f}x real time)" + f"; {len(summary.failures)} failed" * bool(summary.failures)
+            f"tagged {summary.tagged} of {len(self.recordings) - summary.resumed} recordings, "
+            f"{clock(summary.seconds)} in {clock(took)} ({summary.seconds / took:.0f}x real time)"
+            + f"; {len(summary.failures)} failed"
+            * bool(summary.failures)
         )
         if summary.failures and len(self.recordings) > _LISTED:  # the lines above have long scrolled away
             for failure in summary.failures[:_LISTED]:
@@ -238,7 +242,7 @@ class _Run:
                 write_file(base.with_name(base.name + suffix_of(name)), name, [record], outputs.timeline)
         if outputs.embeddings:
             with beside(base.with_name(f"{base.name}.npy")) as unfinished, unfinished.open("wb") as file:
-                np.save(file, result.embeddings)
+                np.save(file, np.asarray(result.embeddings))
         if outputs.plot:
             from audioset_dcls.tagging.plot import plot
 

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import NoReturn
 
 from audioset_dcls.tagging.model import EMBEDDED, ModelError, embedded_tagger
 
@@ -17,19 +18,27 @@ USAGE = 2
 _INTERRUPTED = 128
 
 
-def main(
+def tag(
     inputs: Sequence[str],
-    options: dict[str, Any],
-    outputs: dict[str, Any],
-    model: str | None,
-    device: str,
-    jobs: int | None,
+    top: int,
+    threshold: float,
     labels: Path | None,
-    resume: bool,
+    timeline: bool,
+    format: str,
+    output: Path | None,
+    separate: bool,
+    embeddings: bool,
+    plot: bool,
     quiet: bool,
+    model: str | None,
     list_models: bool,
+    window: float,
+    hop: float | None,
+    jobs: int | None,
+    device: str,
+    resume: bool,
 ) -> None:
-    """`dcls-tag`; leaves by SystemExit: 0 all tagged, 1 some failed or the output could not be written, 2 usage, 130 Ctrl-C."""
+    """`dcls-tag`; leaves by SystemExit: 0 all tagged, 1 some failed or nothing can be written, 2 usage, 130 Ctrl-C."""
     if list_models:
         print("\n".join(model_names()))
         return
@@ -39,36 +48,37 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names and labels in any language, wherever the output goes
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    from audioset_dcls.tagging.batch import Outputs, UsageError, run
-    from audioset_dcls.tagging.journal import JournalError
-    from audioset_dcls.tagging.tagger import Options, Tagger
+    try:
+        from audioset_dcls.tagging.batch import Outputs, UsageError, run
+        from audioset_dcls.tagging.journal import JournalError
+        from audioset_dcls.tagging.tagger import Options, Tagger
 
-    try:
-        chosen, settings = Outputs(**outputs), Options(**options)
-        tagger = Tagger(model, device, jobs)
-        if labels is not None:
-            settings = Options(**options, labels=read_labels(labels, tagger.labels))
-    except (ModelError, ValueError) as error:  # UsageError is a ValueError
-        _stop(USAGE, str(error))
-    try:
-        summary = run(inputs, tagger, settings, chosen, resume, quiet)
-        sys.stdout.flush()
-    except (UsageError, JournalError) as error:
-        _stop(USAGE, str(error))
+        try:
+            outputs = Outputs(tuple(format.split(",")), output, separate, timeline, embeddings, plot)
+            options = Options(window, window / 2 if hop is None else hop, threshold, top)
+            tagger = Tagger(model, device, jobs)
+            if labels is not None:
+                options = replace(options, labels=read_labels(labels, tagger.labels))
+        except (ModelError, ValueError) as error:  # UsageError is a ValueError
+            _stop(USAGE, str(error))
+        try:
+            summary = run(inputs, tagger, options, outputs, resume, quiet)
+            sys.stdout.flush()
+        except (UsageError, JournalError) as error:
+            _stop(USAGE, str(error))
     except BrokenPipeError:  # `dcls-tag ... | head`
         _abandon_stdout()
         raise SystemExit(1) from None
     except OSError as error:
         _abandon_stdout()
-        where = f"{error.filename or outputs['folder'] or 'stdout'}"
-        _stop(1, f"{where}: cannot be written: {error.strerror or error}" + "; what was done is kept" * bool(outputs["folder"]))
+        kept = "; what was done is kept, the same command continues" if output else ""
+        _stop(1, f"{error.filename or output or 'stdout'}: cannot be written: {error.strerror or error}{kept}")
     except KeyboardInterrupt as interrupt:
         _abandon_stdout()
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        message = "interrupted"
-        if outputs["folder"] is not None:
-            message += "; the same command continues where this run stopped"
-        _stop(_INTERRUPTED + number, message)
+        _stop(
+            _INTERRUPTED + number, "interrupted" + "; the same command continues where this run stopped" * bool(output)
+        )
     raise SystemExit(summary.exit_status)
 
 
@@ -104,13 +114,17 @@ def read_labels(path: Path, known: Sequence[str]) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as a list of labels: {getattr(error, 'strerror', None) or error}") from error
+        raise ValueError(
+            f"{path}: cannot be read as a list of labels: {getattr(error, 'strerror', None) or error}"
+        ) from error
     wanted = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     chosen = [names.get(name, name) for name in wanted]
     for name in chosen:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f"{path}: the tagger knows no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise ValueError(
+                f"{path}: the tagger knows no {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+            )
     if not chosen:
         raise ValueError(f"{path}: holds no labels; write one display name a line")
     return tuple(dict.fromkeys(chosen))
@@ -144,6 +158,6 @@ def _abandon_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _stop(status: int, message: str, command: str = "dcls-tag") -> Any:
+def _stop(status: int, message: str, command: str = "dcls-tag") -> NoReturn:
     print(f"{command}: {message}", file=sys.stderr)
     raise SystemExit(status)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.onnx.operators import shape_as_tensor
 
 from audioset_dcls.dcls import DepthwiseConv2d, fold
 from audioset_dcls.models.trunks import SILENCE, AudioTagger, reparameterize
@@ -66,7 +67,7 @@ class _Graph(nn.Module):
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # what LogMel and AudioTagger do with clips shorter than an FFT or than the trunk's stride, without a branch
-        samples = torch.onnx.operators.shape_as_tensor(waveform)[1]
+        samples = shape_as_tensor(waveform)[1]
         frames = samples // HOP + 1
         waveform = F.pad(waveform, (0, _SHORTEST))[:, : samples.clamp(min=_SHORTEST)]
         log_mel = self.log_mel(waveform)[..., :frames]
@@ -82,8 +83,8 @@ def export(
 ) -> Exported:
     """Write a tagger as ONNX: DCLS folded, FastViT's branches merged, the log-mel inside.
 
-    Input "waveform" (batch, samples) float32 at 32 kHz in [-1, 1], both axes dynamic. Outputs "scores" (batch, C) sigmoid
-    probabilities, "embedding" (batch, D) and "log_mel" (batch, 1, 128, frames); ONNX Runtime computes what is asked for.
+    Input "waveform" (batch, samples) float32 at 32 kHz in [-1, 1], both axes dynamic. Outputs "scores" (batch, C)
+    sigmoid probabilities, "embedding" (batch, D), "log_mel" (batch, 1, 128, frames); ask for those you need.
     Metadata: "labels" (JSON), "sample_rate", "model" (JSON), "precision" and all of the checkpoint's own metadata.
 
     precision: "float16" stores large weights in half the bytes and computes in float32; "int8" computes 1 x 1
@@ -102,7 +103,7 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         plain = Path(folder) / "float32.onnx"
-        _write_graph(_with_plain_convolutions(reparameterize(fold(copy.deepcopy(model).cpu().eval()))), plain)
+        _write_graph(_for_inference(model), plain)
         method, chosen, loss = precision, plain, None
         if precision == "float16":
             chosen = _store_as_float16(plain, Path(folder) / "float16.onnx")
@@ -124,20 +125,19 @@ def fingerprint(model: AudioTagger) -> str:
     return digest.hexdigest()[:16]
 
 
-def _with_plain_convolutions(model: AudioTagger) -> AudioTagger:
-    """The same in nn.Conv2d alone: our operator cuts kernels to the map, and the trace would fix the map's size."""
+def _for_inference(model: AudioTagger) -> AudioTagger:
+    """A folded, reparameterised copy made of nn.Conv2d alone.
+
+    Our own depthwise operator cuts kernels to what the map can reach, and the trace would keep that for other lengths.
+    """
+    model = copy.deepcopy(model).cpu().eval()
+    fold(model)
+    reparameterize(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, DepthwiseConv2d):
-            plain = nn.Conv2d(
-                module.in_channels,
-                module.out_channels,
-                module.kernel_size,
-                module.stride,
-                module.padding,
-                groups=module.groups,
-                bias=module.bias is not None,
-                padding_mode=module.padding_mode,
-            )
+            sizes: dict[str, Any] = {"padding": module.padding, "padding_mode": module.padding_mode}
+            sizes |= {"stride": module.stride, "groups": module.groups, "bias": module.bias is not None}
+            plain = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, **sizes)  # type: ignore[arg-type]
             plain.weight, plain.bias = module.weight, module.bias
             model.set_submodule(name, plain)
     return model
@@ -219,7 +219,13 @@ def _store_as_float16(source: Path, target: Path) -> Path:
 
 def _quantize(plain: Path, folder: Path, windows: list[np.ndarray]) -> tuple[str, Path, Loss]:
     """The better of static and dynamic int8."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Windows(CalibrationDataReader):
@@ -255,7 +261,9 @@ def _quantize(plain: Path, folder: Path, windows: list[np.ndarray]) -> tuple[str
             op_types_to_quantize=["Conv", "MatMul", "Gemm"],
             nodes_to_exclude=excluded,
         )
-    candidates = [(method, path, _loss(plain, path, windows)) for method, path in (("static", static), ("dynamic", dynamic))]
+    candidates = [
+        (method, path, _loss(plain, path, windows)) for method, path in (("static", static), ("dynamic", dynamic))
+    ]
     method, path, loss = min(candidates, key=lambda candidate: candidate[2].mean if candidate[2] else 0.0)
     assert loss is not None
     return f"int8 {method}", path, loss

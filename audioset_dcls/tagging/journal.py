@@ -26,7 +26,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, fingerprint: dict[str, Any], resume: bool = True) -> None:
-        """Open or begin the journal in `folder`; `started_over` names the settings that differ from an earlier run's."""
+        """Open or begin the journal in `folder`; `started_over` names the settings that differ from the last run's."""
         self.path = folder / NAME
         self.started_over: list[str] = []
         self._places: dict[str, int] = {}
@@ -35,7 +35,9 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise JournalError(f"{folder}: another dcls-tag is writing there; wait for it or choose another -o") from error
+            raise JournalError(
+                f"{folder}: another dcls-tag is writing there; wait for it or choose another -o"
+            ) from error
         header = {"journal": 1, "fingerprint": json.loads(json.dumps(fingerprint))}
         if not (resume and self._read(header)):
             self._places.clear()
@@ -110,7 +112,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 def _state(path: str) -> list[int] | None:
     """Size and time of change; None for stdin and for what is not there."""
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]

@@ -25,7 +25,6 @@ from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, POWE
 _QUARTER, _HALF = N_FFT // 4, N_FFT // 2
 
 
-
 class MatmulLogMel(nn.Module):
     """What `preprocessing.LogMel` computes: (B, samples) in [-1, 1] -> (B, 1, 128, 1 + samples // 320), normalised.
 
@@ -71,8 +70,12 @@ class MatmulLogMel(nn.Module):
         last, before = _descending(reversed_rows, frames, N_FFT), _descending(reversed_rows, frames, _HALF)
         outer_sum, outer_difference = (first + last) * self.outer_window, (first - last) * self.outer_window
         inner_sum, inner_difference = (before + after) * self.inner_window, (before - after) * self.inner_window
-        even = ((outer_sum + inner_sum) @ self.cos_even) ** 2 + ((outer_difference - inner_difference) @ self.sin_even) ** 2
-        odd = ((outer_sum - inner_sum) @ self.cos_odd) ** 2 + ((outer_difference + inner_difference) @ self.sin_odd) ** 2
+        even = ((outer_sum + inner_sum) @ self.cos_even) ** 2 + (
+            (outer_difference - inner_difference) @ self.sin_even
+        ) ** 2
+        odd = ((outer_sum - inner_sum) @ self.cos_odd) ** 2 + (
+            (outer_difference + inner_difference) @ self.sin_odd
+        ) ** 2
         mel = (even @ self.mel_even + odd @ self.mel_odd).clamp(min=POWER_FLOOR).transpose(1, 2)
         return ((10 * torch.log10(mel) - MEAN) / STD)[:, None]
 

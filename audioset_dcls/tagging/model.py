@@ -36,7 +36,9 @@ class OnnxModel:
         if device not in PROVIDERS:
             raise ModelError(f"device {device!r} is unknown; use one of {', '.join(PROVIDERS)}")
         if PROVIDERS[device] not in onnxruntime.get_available_providers():
-            raise ModelError(f"device {device!r}: this onnxruntime has no CUDA; pip install onnxruntime-gpu, or use cpu")
+            raise ModelError(
+                f"device {device!r}: this onnxruntime has no CUDA; pip install onnxruntime-gpu, or use cpu"
+            )
         onnxruntime.set_default_logger_severity(3)  # its warnings about the machine tell a user nothing
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
@@ -48,8 +50,15 @@ class OnnxModel:
             raise ModelError(f"{self.path}: {_why_unreadable(self.path, error)}") from error
         self.device = device
         properties = self._session.get_modelmeta().custom_metadata_map
-        inputs, outputs = self._session.get_inputs(), {output.name: output.shape for output in self._session.get_outputs()}
-        if [i.name for i in inputs] != ["waveform"] or not {"scores", "embedding"} <= outputs.keys() or "labels" not in properties:
+        inputs, outputs = (
+            self._session.get_inputs(),
+            {output.name: output.shape for output in self._session.get_outputs()},
+        )
+        if (
+            [i.name for i in inputs] != ["waveform"]
+            or not {"scores", "embedding"} <= outputs.keys()
+            or "labels" not in properties
+        ):
             raise ModelError(f"{self.path}: not a tagger written by dcls-export; export the checkpoint with it")
         self.metadata = {key: _plain(value) for key, value in properties.items()}
         self.labels: tuple[str, ...] = tuple(self.metadata.pop("labels"))
@@ -98,7 +107,9 @@ def _exported(model: str | Path) -> Path:
         from audioset_dcls.models.checkpoint import load_checkpoint
         from audioset_dcls.tagging.export import export, fingerprint
     except ImportError as error:
-        raise ModelError(f"{model}: only .onnx files work without {error.name}; pip install audioset-dcls for others") from error
+        raise ModelError(
+            f"{model}: only .onnx files work without {error.name}; pip install audioset-dcls for others"
+        ) from error
     try:
         loaded = load_checkpoint(model)
         target = cache_folder() / "exported" / f"{fingerprint(loaded)}.onnx"
@@ -124,5 +135,5 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the model; run git lfs pull"
-    reason = str(error).strip().splitlines()
-    return f"no ONNX model that ONNX Runtime can open; copy or export it again ({reason[0][:160] if reason else type(error).__name__})"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return f"no ONNX model that ONNX Runtime can open; copy or export it again ({reason})"

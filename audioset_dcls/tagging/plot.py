@@ -37,7 +37,9 @@ def plot(path: Path, model: OnnxModel, source: str | IO[bytes], result: Result, 
     axes[0].fill_between(times, low, high, color="0.25", linewidth=0.4)
     limit = max(float(np.abs([low, high]).max()), 1e-3) * 1.05
     axes[0].set(ylabel="amplitude", ylim=(-limit, limit), title=_without_markup(Path(result.source).name))
-    axes[1].imshow(log_mel, origin="lower", aspect="auto", extent=(0, end, 0, N_MELS), cmap="magma", interpolation="nearest")
+    axes[1].imshow(
+        log_mel, origin="lower", aspect="auto", extent=(0, end, 0, N_MELS), cmap="magma", interpolation="nearest"
+    )
     hertz = [h for h in (100, 300, 1000, 3000, 10000) if F_MIN <= h <= F_MAX]
     axes[1].set(ylabel="frequency (Hz)", yticks=[_band(h) for h in hertz], yticklabels=[f"{h:,}" for h in hertz])
     # a window's score is drawn over its own span, halved where the next one begins within it

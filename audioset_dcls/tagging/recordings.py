@@ -1,3 +1,4 @@
+# ruff: noqa: PTH100, PTH112, PTH113, PTH118, PTH120, PTH207 - paths stay strings, as the user wrote them
 """From what a user names - files, folders, globs, stdin - to recordings, in an order that never changes."""
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from pathlib import Path
 STDIN = "-"
 # What folders and globs are searched for; a file that is named is tried whatever its suffix.
 SUFFIXES = frozenset(
-    ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .mp4 .aac .aif .aiff .aifc .au .caf .w64 .rf64 .wma .webm .mka .mkv .mov "
-    ".3gp .amr .ac3 .avi".split()
+    f".{suffix}"
+    for suffix in (
+        *("wav", "wave", "flac", "mp3", "ogg", "oga", "opus", "m4a", "mp4", "aac", "aif", "aiff", "aifc", "au", "caf"),
+        *("w64", "rf64", "wma", "webm", "mka", "mkv", "mov", "3gp", "amr", "ac3", "avi"),
+    )
 )
 
 
@@ -62,7 +66,10 @@ def find_recordings(inputs: Iterable[str]) -> Found:
     unique = list({path if path == STDIN else os.path.abspath(path): path for path in reversed(paths)}.values())[::-1]
     root = os.path.commonpath([os.path.abspath(root) for root in roots]) if roots else ""
     return Found(
-        [Recording(path, "stdin" if path == STDIN else os.path.relpath(os.path.abspath(path), root)) for path in unique],
+        [
+            Recording(path, "stdin" if path == STDIN else os.path.relpath(os.path.abspath(path), root))
+            for path in unique
+        ],
         problems,
     )
 

@@ -1,11 +1,14 @@
-"""Tagging: audio in, scores, events and embeddings out. Decoding runs ahead of the model; memory does not grow with length."""
+"""Tagging: audio in; scores, events and embeddings out.
+
+Decoding runs ahead of the model, and memory does not grow with the length of a recording.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Generic, TypeAlias, TypeVar
@@ -147,10 +150,10 @@ class Tagger:
         options: Options | None = None,
         raise_failures: bool = False,
         on_audio: Callable[[float], None] | None = None,
-    ) -> Iterator[Result | Failure]:
+    ) -> Generator[Result | Failure, None, None]:
         """Tag many recordings, in order, decoding ahead and batching windows across recordings.
 
-        A recording that cannot be read gives a Failure (or, with `raise_failures`, its AudioError) and the rest goes on.
+        A recording that cannot be read gives a Failure (with `raise_failures`, its AudioError) and the rest goes on.
         on_audio: called with the seconds of audio that each window adds, for progress within long recordings.
         """
         pipeline = _Pipeline(self.model, sources, options or Options(), self.jobs)
@@ -292,9 +295,11 @@ class _Pipeline:
             raise ValueError(f"the tagger knows no class {unknown[0]!r}")
         self._columns = np.array([index[label] for label in self._labels])
 
-    def results(self, raise_failures: bool, on_audio: Callable[[float], None]) -> Iterator[Result | Failure]:
-        self._start(self._decode, self._jobs, then=self._decoded.close)
-        self._start(self._run, self._runners, then=self._scored.close)
+    def results(
+        self, raise_failures: bool, on_audio: Callable[[float], None]
+    ) -> Generator[Result | Failure, None, None]:
+        decoders = self._start(self._decode, self._jobs, then=self._decoded.close)
+        runners = self._start(self._run, self._runners, then=self._scored.close)
         try:
             yield from self._collect(raise_failures, on_audio)
         finally:
@@ -303,8 +308,12 @@ class _Pipeline:
             self._scored.stop()
             for _ in range(self._jobs):
                 self._ahead.release()
+            for thread in runners:  # the interpreter must not end while the model runs
+                thread.join()
+            for thread in decoders:
+                thread.join(timeout=2)
 
-    def _start(self, work: Callable[[], None], count: int, then: Callable[[], None]) -> None:
+    def _start(self, work: Callable[[], None], count: int, then: Callable[[], None]) -> list[threading.Thread]:
         """Run `work` in `count` threads, and `then` when the last one is done."""
         remaining = count
 
@@ -320,8 +329,10 @@ class _Pipeline:
             if last:
                 then()
 
-        for _ in range(count):
-            threading.Thread(target=target, daemon=True).start()
+        threads = [threading.Thread(target=target, daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        return threads
 
     def _decode(self) -> None:
         while True:
@@ -347,7 +358,11 @@ class _Pipeline:
         window, hop = round(self._options.window * rate), round(self._options.hop * rate)
 
         def blocks() -> Iterator[np.ndarray]:
-            decoded = _waveform_blocks(source) if isinstance(source, np.ndarray) else iter_audio(source, self._options.window, rate)
+            decoded = (
+                _waveform_blocks(source)
+                if isinstance(source, np.ndarray)
+                else iter_audio(source, self._options.window, rate)
+            )
             for block in decoded:
                 end.samples += len(block)
                 yield block
@@ -376,7 +391,9 @@ class _Pipeline:
             if isinstance(item, BaseException):
                 raise item
             recording = item.recording
-            pool = pools.setdefault(recording, _Pool(self._options, self._labels, self._columns, self._model.sample_rate))
+            pool = pools.setdefault(
+                recording, _Pool(self._options, self._labels, self._columns, self._model.sample_rate)
+            )
             pool.add(item)
             if isinstance(item, _Window):
                 on_audio(item.new / self._model.sample_rate)

@@ -55,7 +55,7 @@ class EventTracker:
         np.maximum(self._best, scores, out=self._best, where=held)
         self._sum[held] += scores[held]
         self._count[held] += 1
-        best = np.argpartition(-scores, self.top - 1)[: self.top] if self.top else []
+        best = np.argpartition(-scores, self.top - 1)[: self.top]
         reached = np.zeros_like(held)
         reached[best] = scores[best] >= self.threshold
         self._confirmed |= reached
@@ -80,7 +80,7 @@ class EventTracker:
                 Event(
                     round(float(start), 3),
                     round(float(end), 3),
-                    self.labels[index],
+                    self.labels[int(index)],
                     float(self._best[index]),
                     float(self._sum[index] / self._count[index]),
                 )

@@ -2,8 +2,8 @@
 
 A record is what the journal keeps of a `Result`: plain types, one dictionary a recording,
 
-    {"file": path, "duration": s, "tags": [{"label", "score", "mean"}], "events": [{"start", "end", "label", "score", "mean"}],
-     "best": {"label", "score"}}
+    {"file": path, "duration": s, "best": {"label", "score"},
+     "tags": [{"label", "score", "mean"}], "events": [{"start", "end", "label", "score", "mean"}]}
 
 Each text format is a generator, records in, pieces of text out, so that a long run streams.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,10 @@ from audioset_dcls.tagging.tagger import Options, Result
 
 Record: TypeAlias = dict[str, Any]
 COLUMNS = ("file", "start", "end", "label", "score", "mean")
+RAVEN_COLUMNS = (
+    *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
+    *("Label", "Score", "Begin Path"),
+)
 _DIGITS = 4  # of a score
 
 
@@ -61,11 +64,16 @@ def table(records: Iterable[Record], timeline: bool) -> Iterator[str]:
     for record in records:
         lines = [f"{record['file']}  {clock(record['duration'])}"]
         if timeline:
-            lines += [f"  {clock(e['start']):>7} - {clock(e['end']):<7}  {e['score']:.2f}  {e['label']}" for e in record["events"]]
+            lines += [
+                f"  {clock(e['start']):>7} - {clock(e['end']):<7}  {e['score']:.2f}  {e['label']}"
+                for e in record["events"]
+            ]
         else:
             lines += [f"  {tag['score']:.2f}  {tag['label']}" for tag in record["tags"]]
         if len(lines) == 1:
-            lines.append(f"  nothing above the threshold; best: {record['best']['score']:.2f}  {record['best']['label']}")
+            lines.append(
+                f"  nothing above the threshold; best: {record['best']['score']:.2f}  {record['best']['label']}"
+            )
         yield "\n".join(lines) + "\n"
 
 
@@ -99,7 +107,7 @@ def audacity(records: Iterable[Record], timeline: bool) -> Iterator[str]:
 
 def raven(records: Iterable[Record], timeline: bool) -> Iterator[str]:
     """A selection table of Raven Pro / Lite."""
-    yield "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tLabel\tScore\tBegin Path\n"
+    yield "\t".join(RAVEN_COLUMNS) + "\n"
     for record in records:
         path = " ".join(record["file"].split())
         for number, e in enumerate(record["events"], 1):
@@ -138,7 +146,7 @@ def beside(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         yield unfinished
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
