@@ -140,7 +140,8 @@ def _decode(name: str, file: IO[bytes]) -> Iterator[tuple[int, Waveform]]:
             for rate, block in _decode_with_libsndfile(file):
                 yield rate, block
                 done += len(block)
-            if done:
+            # libsndfile reads the first link of a chained Ogg stream (recorded web radio), ffmpeg the later ones too
+            if done and not (head == b"Ogg" and file.read(4) == b"OggS"):
                 return
         except Exception:  # whatever a decoder raises on hostile bytes says: not with this one
             pass

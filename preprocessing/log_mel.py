@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import numpy as np
@@ -45,7 +46,7 @@ class LogMel(nn.Module):
         """(..., samples) in [-1, 1] -> power spectrogram (..., 513, 1 + samples // 320)."""
         if not waveform.is_floating_point():
             raise TypeError(f"LogMel takes floats in [-1, 1], not {waveform.dtype}: divide int16 by 32767 first")
-        with torch.autocast(waveform.device.type, enabled=False):
+        with _float32(waveform.device):
             frames = 1 + waveform.shape[-1] // HOP
             if waveform.shape[-1] <= N_FFT // 2:  # reflection needs more than half a window
                 waveform = pad_or_trim(waveform, N_FFT // 2 + 1)
@@ -53,9 +54,15 @@ class LogMel(nn.Module):
 
     def from_power(self, power: Tensor) -> Tensor:
         """Power spectrogram (..., 513, frames) -> normalised log-mel (..., 1, 128, frames)."""
-        with torch.autocast(power.device.type, enabled=False):
+        with _float32(power.device):
             decibels = 10 * torch.log10(self.mel_scale(power.float()).clamp(min=POWER_FLOOR))
             return ((decibels - MEAN) / STD).unsqueeze(-3)
+
+
+def _float32(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast, where the device has one to switch off."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def pad_or_trim(waveform: Array, samples: int) -> Array:
