@@ -24,7 +24,6 @@ from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from audioset_dcls.dcls import fold
 from audioset_dcls.folders import cache_folder, data_folder
@@ -124,8 +123,7 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
     content = _read(path)
     try:
         config, labels, metadata, weights = _own(content) if _HEADER in content else _published(content)
-        with _WithoutRandomNumbers():
-            model = create_model(**config)
+        model = create_model(**config)
     except KeyError as error:
         raise CheckpointError(f"{path}: damaged: it has no entry {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
@@ -139,15 +137,6 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
         model.labels = tuple(labels)
     model.metadata = metadata
     return model.eval()
-
-
-class _WithoutRandomNumbers(TorchFunctionMode):
-    """Leaves weights as they are allocated: drawing 28 million random numbers to overwrite them takes a second."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def _own(content: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None, dict[str, Any], dict[str, Tensor]]:

@@ -30,6 +30,7 @@ def test_logits_equal_the_authors(name: str, tmp_path: Path) -> None:
     assert bool(list(dcls_layers(model))) == ("dcls" in name)
     with torch.inference_mode():
         np.testing.assert_allclose(model(log_mel), expected, rtol=0, atol=TOLERANCE)
+        log_mel, expected = log_mel[:1], expected[:1]
         if "dcls" in name:
             fold(model)
             assert not list(dcls_layers(model))
