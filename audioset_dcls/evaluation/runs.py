@@ -1,0 +1,146 @@
+"""Training runs as they lie on the disk: what each scored, and on which clips.
+
+A run is a folder `<experiment>/seed=<n>` with what `dcls-train` leaves there and the folders `best-on-<data>` that
+`dcls-eval` makes. Its numbers are those of the evaluation, where there is one, beside those of `metrics.json` (any
+numbers, e.g. hours or clips/s) and the best mAP in the training's log, `csv/metrics.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audioset_dcls.evaluation.predictions import FULL
+
+CHECKPOINT = "best.ckpt"
+EVALUATIONS = "best-on-*"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: its numbers, the clips they were taken from, and the bootstrap of its mAP over those clips.
+
+    clips, clip_hash: None where only the training's own validation is known and says nothing of them. task: hash of
+    the clips and targets in their order. resampled_mean: (resamples,) or None. curve: (epoch, validation mAP) pairs.
+    """
+
+    experiment: str
+    seed: int
+    metrics: Mapping[str, float]
+    clips: int | None = None
+    clip_hash: str | None = None
+    task: str | None = None
+    resampled_mean: NDArray[np.float64] | None = None
+    curve: Sequence[tuple[float, float]] = ()
+
+
+def evaluation_folder(model_path: Path, data_path: Path) -> Path:
+    """Where an evaluation goes: `<model>-on-<data>` beside the model, in the working directory for a published one."""
+    beside = model_path.parent if model_path.is_file() else Path()
+    return beside / f"{model_path.stem}-on-{data_path.stem}"
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folders `seed=<n>` below `folder`, by experiment and seed. Raises ValueError where there is none."""
+    runs = [path for path in folder.rglob("seed=*") if path.is_dir() and re.fullmatch(r"seed=\d+", path.name)]
+    if not runs:
+        raise ValueError(f"{folder}: no runs; expected <experiment>/seed=<n>/ as dcls-train makes them")
+    return sorted(runs, key=lambda run: (run.parent, _seed(run)))
+
+
+def read_run(folder: Path, experiment: str, evaluation: str | None = None) -> Run:
+    """The run in `folder` with the evaluation of that name. Raises ValueError where it is unfinished or has no mAP."""
+    curve = read_curve(folder / "csv" / "metrics.csv")
+    _check_finished(folder, curve)
+    own = _read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    numbers = ({"mAP": max(score for _, score in curve)} if curve else {}) | _numbers(own)
+    resampled = None
+    if evaluation is not None:
+        own = _read_json(folder / evaluation / "metrics.json")
+        if (folder / CHECKPOINT).exists() and own["model_sha256"] != file_hash(folder / CHECKPOINT):
+            raise ValueError(f"{evaluation} is of an older {CHECKPOINT}; add --data to evaluate it again")
+        numbers |= evaluated_numbers(own)
+        resampled = read_resampled_mean(folder / evaluation / "predictions.npz")
+    if "mAP" not in numbers:
+        raise ValueError("no mAP: neither an evaluation nor a validation")
+    task = own.get("target_hash")
+    return Run(experiment, _seed(folder), numbers, own.get("clips"), own.get("clip_hash"), task, resampled, curve)
+
+
+def evaluated_numbers(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation's metrics.json by name: "mAP" of whole clips, "mAP 5 s" of cut ones."""
+    numbers = {}
+    for length, values in evaluation["metrics"].items():
+        suffix = "" if length == FULL else f" {length}"
+        for name, value in _numbers(values).items():
+            numbers[name + suffix] = value
+    return numbers | _numbers({"parameters": evaluation.get("parameters")})
+
+
+def read_curve(path: Path) -> list[tuple[float, float]]:
+    """(epochs trained, validation mAP) from the training's log; empty where there is none."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(float(row["epoch"]) + 1, float(row["val/map"])) for row in csv.DictReader(file) if row.get("val/map")]
+
+
+def read_resampled_mean(path: Path) -> NDArray[np.float64] | None:
+    """The bootstrap samples of the mAP in an evaluation's predictions.npz."""
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        samples: NDArray[np.float64] = arrays["resampled_mAP"]
+        return samples
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_finished(folder: Path, curve: Sequence[tuple[float, float]]) -> None:
+    """Raises ValueError where the run's own settings say that it has epochs to go."""
+    config = folder / "config.yaml"
+    if not config.exists() or not curve:
+        return
+    from omegaconf import OmegaConf
+
+    epochs = OmegaConf.select(OmegaConf.load(config), "epochs")
+    done = max(epoch for epoch, _ in curve)
+    if epochs is not None and done < epochs:
+        raise ValueError(f"unfinished, {done:.0f} of {epochs} epochs")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f"no {path.parent.name}/{path.name}; add --data to evaluate it")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is damaged ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return content
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("clips", "classes")
+    }
+
+
+def _seed(run: Path) -> int:
+    return int(run.name.removeprefix("seed="))
