@@ -17,7 +17,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.utils import get_object
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -59,15 +59,15 @@ def train(config: DictConfig, folder: Path) -> float:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     torch.set_float32_matmul_precision("high")
     L.seed_everything(config.seed, verbose=False)
-    data = instantiate(config.data)
+    data = build(settings["data"])
     data.setup("fit")
     hashes = data_hashes(data)
     last = folder / "last.ckpt"
     resumed = last.exists()
 
     csv_logger = CSVLogger(folder, name="", version="csv")
-    trainer = instantiate(
-        config.trainer,
+    trainer = build(
+        settings["trainer"],
         logger=[csv_logger, TensorBoardLogger(folder, name="", version="tensorboard")],
         callbacks=callbacks(config, folder),
         max_epochs=config.epochs,
@@ -83,10 +83,10 @@ def train(config: DictConfig, folder: Path) -> float:
     if not steps:
         raise ValueError(f"the training clips are fewer than one batch of {config.batch_size}; lower batch_size")
     module = TaggingModule(
-        instantiate(config.model, num_classes=len(data.labels)),
+        build(settings["model"], num_classes=len(data.labels)),
         data.labels,
         settings["optimizer"],
-        augment=instantiate(config.augment),
+        augment=build(settings["augment"]),
         warmup_steps=round(config.warmup_epochs * steps),
         total_steps=config.epochs * steps,
         log_every_n_steps=config.log_every_n_steps,
@@ -100,6 +100,12 @@ def train(config: DictConfig, folder: Path) -> float:
         restore_rows(csv_logger, torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
     return next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+
+
+def build(settings: dict[str, Any], **more: Any) -> Any:
+    """What `_target_` names, called with the other settings. Hydra's `instantiate` would hide its errors in its own."""
+    arguments = {**settings, **more}
+    return get_object(arguments.pop("_target_"))(**arguments)
 
 
 def callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
