@@ -58,7 +58,7 @@ class Slice:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) < self.size:
-            raise OSError(f"{self.path}: ends in the middle of the clip")
+            raise OSError("the tar ends in the middle of the clip")
         return data
 
 
