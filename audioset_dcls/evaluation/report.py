@@ -152,14 +152,22 @@ def print_summary(report: Report, console: Console) -> None:
     for title, some in (("best", rows[:5]), ("worst", rows[:-6:-1])):
         named = " · ".join(f"{row['class']} {shown('AP', row['AP'])}" for row in some)
         console.print(f"{title} AP (%): {named}", highlight=False, markup=False)
-    for reason, names in (("positives", summary.left_out), ("negatives", summary.without_negatives)):
-        if names:
-            consequence = "left out of every number" if reason == "positives" else "without AUC"
-            more = f" and {len(names) - 20} more (metrics.json has all)" if len(names) > 20 else ""
-            listed = " · ".join(names[:20]) + more
-            console.print(
-                f"{len(names)} classes without {reason}, {consequence}: {listed}", highlight=False, markup=False
-            )
+    for sentence, names in left_out(summary):
+        more = f" and {len(names) - 20} more (metrics.json has all)" if len(names) > 20 else ""
+        console.print(f"{sentence}: {' · '.join(names[:20])}{more}", highlight=False, markup=False)
+
+
+def left_out(summary: Summary) -> list[tuple[str, list[str]]]:
+    """Which classes have no part in the numbers, and why: sentences with the names."""
+    without = (
+        ("positives", "left out of every number", summary.left_out),
+        ("negatives", "without AUC", summary.without_negatives),
+    )
+    return [
+        (f"{len(names)} class{'es' if len(names) > 1 else ''} without {lack}, {consequence}", names)
+        for lack, consequence, names in without
+        if names
+    ]
 
 
 def shown(metric: str, value: float | None) -> str:
@@ -197,7 +205,9 @@ def html(report: Report) -> str:
                 for length, numbers in summary.overall.items()
             ],
         ),
-        "left_out": _left_out(summary),
+        "left_out": "".join(
+            f"<p><b>{sentence}</b>: {' · '.join(map(escape, names))}</p>" for sentence, names in left_out(summary)
+        ),
         "classes": _class_table(class_rows(report)),
         "false_alarms": _mistake_table(summary, *most_confident(summary, positives=False)),
         "misses": _mistake_table(summary, *most_confident(summary, positives=True)),
@@ -318,19 +328,6 @@ def _mistake_table(summary: Summary, clips: NDArray[np.intp], classes: NDArray[n
             ]
         )
     return _table(["Class", "Score", "Labels of the clip", "Highest scores", "Clip"], rows)
-
-
-def _left_out(summary: Summary) -> str:
-    parts = []
-    if summary.left_out:
-        names = " · ".join(map(escape, summary.left_out))
-        parts.append(
-            f"<b>{len(summary.left_out)} classes have no positive</b> here and are left out of every number: {names}."
-        )
-    if summary.without_negatives:
-        names = " · ".join(map(escape, summary.without_negatives))
-        parts.append(f"<b>{len(summary.without_negatives)} classes have no negative</b> and so no AUC: {names}.")
-    return "".join(f"<p>{part}</p>" for part in parts)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,214 @@
+"""The report's files: numbers equal to scikit-learn's, classes left out and named, a page that needs nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from audioset_dcls.evaluation.predictions import Predictions
+from audioset_dcls.evaluation.report import (
+    MISTAKES,
+    MISTAKES_PER_CLASS,
+    Report,
+    as_json,
+    html,
+    most_confident,
+    print_summary,
+)
+from audioset_dcls.evaluation.summary import Summary, summarize
+
+NASTY = "</script><b>Bird flight, flapping wings</b> & {{data}}"
+LABELS = ("Speech", NASTY, "Never", "Always", "Dog")
+
+
+@pytest.fixture(scope="module")
+def predictions() -> Predictions:
+    generator = np.random.default_rng(0)
+    targets = generator.random((120, 5)) < [0.5, 0.3, 0, 1, 0.1]
+    targets[:, 2:4] = False, True
+    scores = {name: 1 / (1 + np.exp(-generator.normal(gain * targets))) for name, gain in (("full", 2), ("1 s", 1))}
+    clips = [f"Y<i>{index:07d}.wav" for index in range(120)]
+    return Predictions(clips, LABELS, targets, {name: values.astype(np.float32) for name, values in scores.items()})
+
+
+@pytest.fixture(scope="module")
+def summary(predictions: Predictions) -> Summary:
+    return summarize(predictions, resamples=50)
+
+
+@pytest.fixture
+def report(summary: Summary) -> Report:
+    return Report(summary, {"model": "runs/a/seed=0/best.ckpt", "data": "eval.h5"}, [100, 20, 5, 7, 3])
+
+
+class Page(HTMLParser):
+    """The tags of a page, what they point to, the text of its cells and of its scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.cells: list[str] = []
+        self.scripts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "action", "srcset")]
+        if tag in ("td", "script"):
+            self.open.append(tag)
+            (self.cells if tag == "td" else self.scripts).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "script"):
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            (self.cells if self.open[-1] == "td" else self.scripts)[-1] += data
+
+
+def test_json_holds_the_metrics_of_the_classes_with_positives(report: Report, predictions: Predictions) -> None:
+    stored = json.loads(json.dumps(as_json(report), allow_nan=False))
+    present = [0, 1, 3, 4]
+    assert stored["classes_without_positives"] == ["Never"]
+    assert stored["classes_without_negatives"] == ["Always"]
+    assert list(stored["per_class"]) == [LABELS[index] for index in present]
+    for length, scores in predictions.scores.items():
+        numbers = stored["metrics"][length]
+        targets, values = predictions.targets[:, present], scores[:, present]
+        assert numbers["mAP"] == pytest.approx(average_precision_score(targets, values), abs=1e-9)
+        assert numbers["micro_mAP"] == pytest.approx(
+            average_precision_score(targets, values, average="micro"), abs=1e-9
+        )
+        areas = [roc_auc_score(targets[:, place], values[:, place]) for place in (0, 1, 3)]
+        assert numbers["AUC"] == pytest.approx(np.mean(areas), abs=1e-9)
+        assert (numbers["clips"], numbers["classes"]) == (120, 4)
+        assert numbers["clip_hash"] == predictions.clip_hash
+    assert stored["per_class"]["Always"]["AUC"] is None
+    assert stored["per_class"]["Dog"]["train_clips"] == 3
+    low, high = stored["metrics"]["full"]["mAP_interval"]
+    assert low < stored["metrics"]["full"]["mAP"] < high
+
+
+def test_an_infinite_d_prime_is_valid_json(predictions: Predictions) -> None:
+    perfect = replace(predictions, scores={"full": predictions.targets.astype(np.float32)})
+    stored = json.loads(
+        json.dumps(as_json(Report(summarize(perfect, 10), {"model": "m", "data": "d"})), allow_nan=False)
+    )
+    assert stored["metrics"]["full"]["AUC"] == 1.0
+    assert stored["metrics"]["full"]["d_prime"] is None
+
+
+def test_files(report: Report, predictions: Predictions, tmp_path: Path) -> None:
+    report.write(tmp_path / "new" / "folder")
+    written = {path.name: path for path in (tmp_path / "new" / "folder").iterdir()}
+    assert sorted(written) == ["classes.csv", "metrics.json", "predictions.npz", "report.html"]
+    rows = list(csv.DictReader(written["classes.csv"].open(encoding="utf-8", newline="")))
+    assert [row["class"] for row in rows] == ["Speech", NASTY, "Always", "Dog"]
+    scores = predictions.scores["full"]
+    for row, index in zip(rows, (0, 1, 3, 4), strict=True):
+        assert float(row["AP"]) == pytest.approx(
+            average_precision_score(predictions.targets[:, index], scores[:, index]), abs=1e-9
+        )
+        assert int(row["positives"]) == predictions.targets[:, index].sum()
+        assert (row["clips"], row["clip_hash"]) == ("120", predictions.clip_hash)
+    assert rows[2]["AUC"] == ""
+    with np.load(written["predictions.npz"], allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["scores"], scores)
+        assert [name.decode() for name in arrays["clips"]] == list(predictions.clips)
+        assert arrays["resampled_mAP"].shape == (50,)
+
+
+def test_a_failed_write_leaves_the_old_report(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report.write(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full_disk(self: Path, content: bytes) -> int:
+        self.open("wb").write(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        report.write(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_page_is_self_contained_and_escapes_names(report: Report) -> None:
+    page = Page(html(report))
+    assert page.addresses == []
+    assert not {"link", "img", "iframe", "base", "object"} & set(page.tags)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import|fetch\(|XMLHttp", html(report))
+    assert page.tags.count("script") == 2
+    assert NASTY in page.cells
+    assert any(cell.startswith("Y<i>0000") for cell in page.cells)
+    data = json.loads(page.scripts[0])
+    assert [one["name"] for one in data["classes"]] == ["Speech", NASTY, "Always", "Dog"]
+    assert data["classes"][0]["curve"][-1][0] == 1.0
+    assert "1 class without positives" in html(report)
+    assert "Never" in html(report)
+
+
+def test_page_says_where_training_counts_are_unknown(summary: Summary, report: Report) -> None:
+    unknown = replace(report, train_counts=None)
+    assert json.loads(Page(html(unknown)).scripts[0])["train"] is False
+    assert "Training clips" in html(report)
+    assert "Training clips" not in html(unknown)
+
+
+@pytest.mark.parametrize("positives", [True, False])
+def test_most_confident_mistakes(summary: Summary, predictions: Predictions, positives: bool) -> None:
+    """Against the plain loop: the worst first, at most so many of a class, none of a class that is left out."""
+    scores = predictions.scores["full"]
+    wrong = [
+        (scores[clip, index] if positives else -scores[clip, index], clip, index)
+        for clip, index in np.argwhere(predictions.targets == positives).tolist()
+        if index in (0, 1, 3, 4)
+    ]
+    expected, taken = [], dict.fromkeys(range(5), 0)
+    for _, clip, index in sorted(wrong):
+        if taken[index] < MISTAKES_PER_CLASS and len(expected) < MISTAKES:
+            expected.append((clip, index))
+            taken[index] += 1
+    clips, classes = most_confident(summary, positives)
+    assert list(zip(clips.tolist(), classes.tolist(), strict=True)) == expected
+
+
+def test_summary_in_the_terminal(report: Report) -> None:
+    console = Console(file=io.StringIO(), width=140)
+    print_summary(report, console)
+    text: Any = console.file.getvalue()  # type: ignore[attr-defined]
+    full = next(line for line in text.splitlines() if "full" in line)
+    assert f"{100 * report.summary.overall['full']['mAP']:.2f}" in full
+    assert "120" in full
+    assert report.summary.predictions.clip_hash[:8] in full
+    assert "1 class without positives, left out of every number: Never" in text
+
+
+def test_predictions_that_are_not_finite_name_clip_and_class(predictions: Predictions) -> None:
+    scores = predictions.scores["full"].copy()
+    scores[7, 4] = np.nan
+    with pytest.raises(ValueError, match=r"1 scores are not finite, the first for clip 'Y<i>0000007.wav', class 'Dog'"):
+        replace(predictions, scores={"full": scores})
+
+
+def test_shapes_of_predictions_are_checked(predictions: Predictions) -> None:
+    with pytest.raises(ValueError, match=r"full: \(119, 5\) for 120 clips and 5 labels"):
+        replace(predictions, scores={"full": predictions.scores["full"][1:]})
+
+
+def test_nothing_to_evaluate_is_an_error(predictions: Predictions) -> None:
+    with pytest.raises(ValueError, match="none of the 5 classes has a positive"):
+        summarize(replace(predictions, targets=np.zeros_like(predictions.targets)))
