@@ -10,157 +10,18 @@ epoch is part of Lightning's checkpoints. So a training that was killed goes on 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import h5py
 import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
+from torch.utils.data import DataLoader, DistributedSampler
 
-from preprocessing.audio import SAMPLE_RATE
-from preprocessing.hdf5 import ClipFile, ClipFileError, clip_id
-
-STORED = "stored"
-"""The teacher's name where the files have its scores themselves."""
-
-
-class Request(NamedTuple):
-    """What a batch is to hold: the clips, and the seed of their random crops (None: from the first sample)."""
-
-    clips: npt.NDArray[np.int64]
-    crop_seed: tuple[int, ...] | None = None
-
-
-class ClipDataset(Dataset[dict[str, torch.Tensor]]):
-    """The clips of one or more files, a batch at a time: `dataset[Request([5, 0, 7])]`.
-
-    Raises ClipFileError for files that cannot be read or differ in their labels, clips shorter than `clip_seconds`, and
-    clips that the teacher has not scored.
-    """
-
-    def __init__(
-        self, paths: Sequence[str | Path], clip_seconds: float = 10.0, teacher: str | Path | None = None
-    ) -> None:
-        self.files = [ClipFile(path) for path in paths]
-        self.labels = self.files[0].labels
-        self.samples = round(clip_seconds * SAMPLE_RATE)
-        for file in self.files:
-            if file.labels != self.labels:
-                raise ClipFileError(f"{file.path}: has other labels than {self.files[0].path}")
-            if file.samples < self.samples:
-                seconds = file.samples / SAMPLE_RATE
-                raise ClipFileError(f"{file.path}: its clips have {seconds:g} s, clip_seconds is {clip_seconds:g}")
-            if teacher == STORED and not file.has_teacher:
-                raise ClipFileError(f"{file.path}: has no teacher's scores")
-        self._ends = np.cumsum([len(file) for file in self.files])
-        self._stored_teacher = teacher == STORED
-        self._teacher = None
-        if teacher is not None and teacher != STORED:
-            self._teacher = TeacherScores(teacher, self.audio_names(), len(self.labels))
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def audio_names(self) -> list[str]:
-        """The names of the clips, in the order of `clip` in a batch."""
-        return [name for file in self.files for name in file.audio_names()]
-
-    def balancing_weights(self) -> npt.NDArray[np.float64]:
-        """(N,) sampling probabilities: the sum over a clip's labels of 1 / number of clips with it, scaled to sum 1."""
-        counts = sum(file.label_counts() for file in self.files)
-        per_label = 1 / np.maximum(counts, 1)
-        weights = [
-            file.read("target", np.arange(first, min(first + 65_536, len(file)))) @ per_label
-            for file in self.files
-            for first in range(0, len(file), 65_536)
-        ]
-        joined = np.concatenate(weights)
-        return joined / joined.sum()
-
-    def __getitem__(self, request: Request) -> dict[str, torch.Tensor]:
-        clips = np.asarray(request.clips, np.int64)
-        waveform = _empty(len(clips), self.samples, torch.int16)
-        target = _empty(len(clips), len(self.labels), torch.bool)
-        batch = {"waveform": waveform, "target": target, "clip": torch.from_numpy(clips)}
-        if self._stored_teacher or self._teacher is not None:
-            batch["teacher"] = _empty(len(clips), len(self.labels), torch.float16)
-        starts = np.zeros(len(clips), np.int64)
-        file_of_clip = np.searchsorted(self._ends, clips, side="right")
-        if request.crop_seed is not None:
-            spare = np.array([file.samples - self.samples for file in self.files])[file_of_clip]
-            starts = np.random.default_rng(request.crop_seed).integers(0, spare, endpoint=True)
-        for number in np.unique(file_of_clip).tolist():
-            file = self.files[number]
-            places = np.flatnonzero(file_of_clip == number)
-            places = places[np.argsort(clips[places], kind="stable")]
-            rows = clips[places] - (self._ends[number] - len(file))
-            file.read_waveforms(rows, waveform.numpy(), places.tolist(), starts[places].tolist())
-            target.numpy()[places] = file.read("target", rows)
-            if self._stored_teacher:
-                batch["teacher"].numpy()[places] = file.read("teacher", rows)
-        if self._teacher is not None:
-            batch["teacher"].numpy()[:] = self._teacher.read(clips)
-        return batch
-
-
-def _empty(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised (rows, columns); in a worker in shared memory, where it would else be copied to be sent."""
-    if get_worker_info() is None:
-        return torch.empty(rows, columns, dtype=dtype)
-    storage = torch.UntypedStorage._new_shared(rows * columns * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(storage, 0, (rows, columns), (columns, 1))
-
-
-class TeacherScores:
-    """A teacher's scores for the clips of a dataset, from an npz or HDF5 with `audio_name` (M,) and `teacher` (M, C).
-
-    Aligned by clip id, whatever their order; an npz is held in memory, an HDF5 is read as it is needed. Raises
-    ClipFileError where it cannot be read, has other columns, or lacks a clip.
-    """
-
-    def __init__(self, path: str | Path, audio_names: Sequence[str], num_classes: int) -> None:
-        self.path = Path(path)
-        self._file: h5py.File | None = None
-        self._pid = -1
-        self._scores: npt.NDArray[np.float16] | None = None
-        try:
-            if h5py.is_hdf5(self.path):
-                names, columns = self._dataset("audio_name")[:], self._dataset("teacher").shape[1]
-            else:
-                with np.load(self.path, allow_pickle=False) as arrays:
-                    names, self._scores = arrays["audio_name"], arrays["teacher"].astype(np.float16)
-                columns = self._scores.shape[1]
-        except (OSError, KeyError, ValueError, IndexError) as error:
-            raise ClipFileError(f"{path}: no HDF5 or npz with audio_name and teacher ({error})") from None
-        if columns != num_classes:
-            raise ClipFileError(f"{path}: scores of {columns} classes for {num_classes} labels")
-        texts = (name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
-        row_of_id = {clip_id(text): row for row, text in enumerate(texts)}
-        rows = [row_of_id.get(clip_id(name), -1) for name in audio_names]
-        if lacking := rows.count(-1):
-            raise ClipFileError(f"{path}: lacks {lacking} of the clips, {audio_names[rows.index(-1)]} is one")
-        self._rows = np.array(rows, np.int64)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_pid": -1}
-
-    def _dataset(self, name: str) -> h5py.Dataset:
-        if self._file is None or self._pid != os.getpid():
-            self._file, self._pid = h5py.File(self.path, "r", locking="best-effort"), os.getpid()
-        return self._file[name]
-
-    def read(self, clips: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-        """(B, C) scores of clips (B,)."""
-        rows = self._rows[clips]
-        if self._scores is not None:
-            return self._scores[rows]
-        dataset = self._dataset("teacher")
-        return np.stack([dataset[row] for row in rows.tolist()]).astype(np.float16)
+from preprocessing.dataset import ClipDataset, Request
+from preprocessing.hdf5 import ClipFileError
 
 
 class TrainBatches(DistributedSampler[Any]):
@@ -212,8 +73,8 @@ class TrainBatches(DistributedSampler[Any]):
 class EvalBatches(DistributedSampler[Any]):
     """The requests of one process for every clip once, in order, on however many processes.
 
-    Nothing is padded and nothing comes twice. Every process has as many batches (some may be a clip smaller), because
-    DistributedDataParallel waits in each for the others.
+    Nothing is padded and nothing comes twice. Every process has as many batches, because DistributedDataParallel waits
+    in each for the others; so batches are of nearly, not all of exactly, the same size.
     """
 
     def __init__(self, dataset: ClipDataset, batch_size: int, *, num_replicas: int = 1, rank: int = 0) -> None:
@@ -222,7 +83,8 @@ class EvalBatches(DistributedSampler[Any]):
         if len(dataset) < num_replicas:
             raise ClipFileError(f"{len(dataset)} clips are too few for {num_replicas} processes")
         self._clips = len(dataset)
-        self._batches = -(-len(dataset) // (batch_size * num_replicas))
+        # the second: no batch is empty where one clip a batch does not come out even
+        self._batches = min(-(-len(dataset) // (batch_size * num_replicas)), len(dataset) // num_replicas)
 
     def __len__(self) -> int:
         return self._batches
