@@ -128,7 +128,7 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
         raise CheckpointError(f"{path}: damaged: it has no entry {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if config["dcls"] and not any(key.endswith(".positions") for key in weights):
+    if model.config["dcls"] and not any(key.endswith(".positions") for key in weights):
         fold(model)
     if any(".reparam_conv." in key for key in weights):
         reparameterize(model)
