@@ -71,6 +71,7 @@ def train(config: DictConfig, folder: Path) -> float:
         logger=[csv_logger, TensorBoardLogger(folder, name="", version="tensorboard")],
         callbacks=callbacks(config, folder),
         max_epochs=config.epochs,
+        log_every_n_steps=1,  # of what Lightning logs, which is nothing: see TaggingModule.log_row
         use_distributed_sampler=False,  # the data module's samplers know the processes
         num_sanity_val_steps=0,
         enable_checkpointing=False,  # Checkpoints does that
@@ -97,7 +98,8 @@ def train(config: DictConfig, folder: Path) -> float:
     if trainer.is_global_zero:
         record(folder, settings, hashes)
     if resumed and trainer.is_global_zero:
-        restore_rows(csv_logger, torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        restore_rows(csv_logger, folder / ".metrics.csv", step)
     trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
     return next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
 
@@ -142,14 +144,19 @@ def fine_tune(checkpoint: str, num_classes: int) -> AudioTagger:
 # ---- resuming
 
 
-def restore_rows(logger: CSVLogger, step: int) -> None:
-    """Keep the rows up to `step`: Lightning's CSV logger starts its file anew."""
+def restore_rows(logger: CSVLogger, kept: Path, step: int) -> None:
+    """Keep the rows up to `step`: Lightning's CSV logger starts anew. A kill meanwhile leaves them in `kept`."""
     path = Path(logger.log_dir) / "metrics.csv"
-    if not path.exists():
+    if path.exists() and not kept.exists():
+        path.replace(kept)
+    if not kept.exists():
         return
-    with path.open(newline="") as file:
+    path.unlink(missing_ok=True)
+    with kept.open(newline="") as file:
         rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
     logger.experiment.metrics = [row for row in rows if int(row["step"]) <= step]
+    logger.save()
+    kept.unlink()
 
 
 def record(folder: Path, settings: Any, hashes: Any) -> None:
