@@ -21,7 +21,7 @@ from preprocessing.constants import SAMPLE_RATE
 
 MIN_FILE_RATE, MAX_FILE_RATE = 1_000, 768_000  # Hz; outside of it a header is damaged
 MAX_AMPLITUDE = 2.0**32  # floats on an int32 scale pass; larger ones are no audio and overflow a power spectrum
-_BLOCK_SAMPLES = 2**20  # decoded at once, over all channels: 4 MB as float32
+_BLOCK_SAMPLES = 2**19  # decoded at once, over all channels: 16 s of mono at 32 kHz, 2 MB
 _FIFO_SAMPLES = 2**16  # per channel: ffmpeg's frames of some 20 ms are gathered to blocks of this size
 
 Waveform: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
@@ -91,7 +91,7 @@ def _resampled_blocks(source: Source, sample_rate: int) -> Iterator[Waveform]:
                 empty = False
                 yield block
     if empty:
-        raise AudioError(f"{name}: holds no audio samples; record or export it again")
+        raise AudioError(f"{name}: no audio samples can be decoded from it; record or export it again")
 
 
 def _resample(blocks: Iterator[tuple[int, Waveform]], sample_rate: int) -> Iterator[Waveform]:
@@ -192,7 +192,7 @@ def _decode_with_ffmpeg(name: str, file: IO[bytes]) -> Iterator[tuple[int, Wavef
             fifo.write(frame)
             fifo_holds, fifo_rate = holds, frame.sample_rate
         if not fifo.samples:
-            raise AudioError(f"{name}: has an audio stream, but none of it can be decoded; convert it to WAV or FLAC")
+            raise AudioError(f"{name}: no audio samples can be decoded from it; record or export it again")
         yield fifo_rate, _scale_and_mix_down(fifo.read())
 
 
