@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Bounds of the spectra held at a time: about the size of a last-level cache; larger batches go through in parts.
-_SPECTRUM_BYTES = 16 << 20
+_SPECTRUM_BYTES = 20 << 20
 
 
 def depthwise_conv2d(
@@ -80,20 +80,24 @@ def crop_to_reach(weight: Tensor, padding: tuple[int, int], size: tuple[int, int
 
 
 def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
-    """Whether the spectral path beats torch's own convolution here: decided by measured costs, see docs/performance.md.
+    """Whether the spectral path beats torch's own convolution here, by a cost model fitted to measurements.
 
-    On CUDA torch's own operator is taken: the spectral one has not been measured there.
+    On 2 cores with AVX2 (docs/performance.md): 0.1 ns a multiply-add of the direct convolution, 0.37 of that for one of
+    the transforms, 3.3 ns for a coefficient's 4 x 4 products. A training step costs 3 forwards here; torch's costs 6
+    up to 7 x 7 and 12 to 24 above. On CUDA torch's own operator is taken: the spectral one has not been measured there.
     """
     if input.device.type != "cpu" or input.numel() == 0:
         return False
     height, width = (_Axis(n, k, p) for n, k, p in zip(input.shape[-2:], weight.shape[-2:], padding, strict=True))
     if min(height.out_size, width.out_size) < 1:
         return False
-    direct = height.taps * width.taps
-    bins_height, bins_width = height.period, width.period
-    # multiply-adds per map: width then height, there and back, and 16 for each quadruple of coefficients
-    products = 2 * bins_width * input.shape[-2] * input.shape[-1] + 2 * bins_height * bins_width * input.shape[-2]
-    return direct > 0.4 * products + 12 * bins_height * bins_width
+    to_coefficients = width.period * height.n * width.n + height.period * width.period * height.n
+    back = width.period * height.out_size * width.out_size + height.period * width.period * height.out_size
+    spectral = 0.37 * (to_coefficients + back) + 33 * height.period * width.period
+    direct = float(height.taps * width.taps)
+    if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
+        direct *= 2 if height.k * width.k < 64 else 4
+    return direct > spectral
 
 
 def _is_traced() -> bool:
@@ -194,8 +198,12 @@ def _kernel_cells(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype).permute(1, 2, 3, 0).contiguous()
 
 
-def _clips_at_a_time(height: _Axis, width: _Axis, channels: int, itemsize: int) -> int:
-    return max(1, _SPECTRUM_BYTES // (height.period * width.period * channels * itemsize))
+def _parts(height: _Axis, width: _Axis, x: Tensor) -> list[slice]:
+    """Equal parts of the batch whose spectra keep to the bound."""
+    clip_bytes = height.period * width.period * x.shape[-1] * x.element_size()
+    count = math.ceil(x.shape[0] * clip_bytes / _SPECTRUM_BYTES)
+    step = math.ceil(x.shape[0] / max(1, count))
+    return [slice(start, start + step) for start in range(0, x.shape[0], max(1, step))]
 
 
 @torch.library.custom_op("audioset_dcls::depthwise_conv2d", mutates_args=())
@@ -207,9 +215,7 @@ def _correlate(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -
     channels = x.shape[-1]
     k = _transform(_kernel_cells(weight, x.dtype), ker_h, ker_w)[0] * (4 / (height.period * width.period))
     y = x.new_empty(x.shape[0], height.out_size, width.out_size, channels)
-    step = _clips_at_a_time(height, width, channels, x.element_size())
-    for start in range(0, x.shape[0], step):
-        clips = slice(start, start + step)
+    for clips in _parts(height, width, x):
         y[clips] = _transform_back(_multiply(_transform(x[clips], in_h, in_w), k), out_h, out_w, channels)
     return y.to(input.dtype).permute(0, 3, 1, 2)
 
@@ -233,9 +239,7 @@ def _correlate_backward(
     k = _transform(_kernel_cells(weight, x.dtype), ker_h, ker_w)[0] * scale
     grad_k = torch.zeros_like(k)
     grad_x = torch.empty_like(x)
-    step = _clips_at_a_time(height, width, channels, x.element_size())
-    for start in range(0, x.shape[0], step):
-        clips = slice(start, start + step)
+    for clips in _parts(height, width, x):
         grad_spectrum = _transform(g[clips], out_h, out_w)
         _accumulate_kernel(grad_k, _transform(x[clips], in_h, in_w), grad_spectrum)
         grad_x[clips] = _transform_back(_multiply_transposed(grad_spectrum, k), in_h, in_w, channels)

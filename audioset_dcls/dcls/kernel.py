@@ -37,18 +37,18 @@ def profile(positions: Tensor, deviations: Tensor | None, size: int, interpolati
     >>> profile(torch.tensor([0.25]), None, 5, "bilinear")
     tensor([[0.0000, 0.0000, 0.7500, 0.2500, 0.0000]])
     """
-    cells = torch.arange(size, dtype=positions.dtype, device=positions.device)
-    centres = (positions + size // 2).unsqueeze(-1)
+    # counted from the centre: cell minus position is then exact where it matters, close to the position
+    cells = torch.arange(size, dtype=positions.dtype, device=positions.device) - size // 2
     if interpolation == "bilinear":
-        below = centres.floor()
-        rest = centres - below
+        below = positions.floor().unsqueeze(-1)
+        rest = positions.unsqueeze(-1) - below
         # written with floor() rather than |x|: at a whole position the gradient still points to the next cell
         return torch.where(cells == below, 1 - rest, 0.0) + torch.where(cells == below + 1, rest, 0.0)
     assert deviations is not None
+    distance = cells - positions.unsqueeze(-1)
     if interpolation == "triangle":
-        return (deviations.abs().unsqueeze(-1) + MIN_HALF_WIDTH - (cells - centres).abs()).relu()
-    scaled = (cells - centres) / (deviations.abs().unsqueeze(-1) + MIN_DEVIATION)
-    return (-0.5 * scaled.square()).exp()
+        return (deviations.abs().unsqueeze(-1) + MIN_HALF_WIDTH - distance.abs()).relu()
+    return (-0.5 * (distance / (deviations.abs().unsqueeze(-1) + MIN_DEVIATION)).square()).exp()
 
 
 def construct_kernel(

@@ -1,0 +1,124 @@
+"""The spectral depthwise convolution against `F.conv2d`."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audioset_dcls.dcls import Dcls2d, depthwise_conv2d
+from audioset_dcls.dcls.depthwise import _correlate, crop_to_reach, is_spectral_faster
+
+
+def pair(shape: tuple[int, ...], kernel: tuple[int, int], dtype: torch.dtype = torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=dtype).requires_grad_()
+    k = torch.randn(shape[1], 1, *kernel, generator=generator, dtype=dtype).requires_grad_()
+    return x, k
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    kernel=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    padding=st.tuples(st.integers(0, 11), st.integers(0, 11)),
+)
+def test_equals_torch_for_any_size_in_output_and_gradients(size, kernel, padding):
+    padding = tuple(min(p, k - 1) for p, k in zip(padding, kernel, strict=True))
+    if any(n + 2 * p < k for n, p, k in zip(size, padding, kernel, strict=True)):
+        return
+    x, k = pair((2, 3, *size), kernel)
+    expected = F.conv2d(x, k, padding=padding, groups=3)
+    actual = _correlate(x, k, *padding)
+    grad = torch.randn_like(expected)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-11)
+    gradients = [torch.autograd.grad(y, (x, k), grad) for y in (actual, expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(64, 62), (32, 31), (16, 15), (8, 7)])
+def test_float32_error_on_the_shapes_of_the_paper(size):
+    x, k = pair((2, 8, *size), (23, 23), torch.float32)
+    exact_x, exact_k = x.detach().double().requires_grad_(), k.detach().double().requires_grad_()
+    actual = _correlate(x, k, 11, 11)
+    exact = F.conv2d(exact_x, exact_k, padding=11, groups=8)
+    grad = torch.randn_like(exact)
+    compared = [(actual, exact)]
+    compared += zip(
+        torch.autograd.grad(actual, (x, k), grad.float()),
+        torch.autograd.grad(exact, (exact_x, exact_k), grad),
+        strict=True,
+    )
+    for a, e in compared:
+        # 1e-6 of the largest value: float32 sums of up to 4,000 terms
+        assert (a.double() - e).abs().max() < 1e-6 * e.abs().max()
+
+
+@pytest.mark.parametrize("size", [(5, 9), (16, 15), (23, 40)])
+@pytest.mark.parametrize("kernel", [(23, 23), (8, 31)])
+def test_cropping_the_kernel_is_exact(size, kernel):
+    x, k = pair((1, 2, *size), kernel)
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    cropped, smaller = crop_to_reach(k, padding, size)
+    expected = F.conv2d(x, k, padding=padding, groups=2)
+    torch.testing.assert_close(F.conv2d(x, cropped, padding=smaller, groups=2), expected, rtol=0, atol=1e-12)
+    if min(size) < min(kernel) // 2:
+        assert cropped.numel() < k.numel()
+
+
+def test_gradients_of_first_and_second_order():
+    x, k = pair((2, 2, 5, 4), (3, 5))
+    assert torch.autograd.gradcheck(lambda x, k: _correlate(x, k, 1, 2), (x, k))
+    assert torch.autograd.gradgradcheck(lambda x, k: _correlate(x, k, 1, 2), (x, k))
+
+
+def test_the_operator_is_registered_soundly():
+    x, k = pair((2, 3, 6, 7), (5, 3), torch.float32)
+    torch.library.opcheck(_correlate, (x, k, 2, 1))
+
+
+def test_large_batches_go_through_in_parts():
+    x, k = pair((70, 16, 32, 31), (23, 23), torch.float32)  # 70 clips: several parts of spectra
+    with torch.no_grad():
+        expected = torch.cat([_correlate(clip[None], k, 11, 11) for clip in x])
+        torch.testing.assert_close(_correlate(x, k, 11, 11), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_choice_takes_spectra_for_large_kernels_and_torch_for_small_ones():
+    x, large = pair((1, 4, 64, 62), (23, 23), torch.float32)
+    small = torch.randn(4, 1, 7, 7)
+    assert is_spectral_faster(x, large, (11, 11))
+    assert not is_spectral_faster(x.detach(), small, (3, 3))
+
+
+def test_output_follows_the_input_dtype_and_autocast():
+    x, k = pair((2, 4, 32, 31), (23, 23), torch.float32)
+    assert depthwise_conv2d(x.bfloat16(), k, padding=(11, 11)).dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = depthwise_conv2d(x, k, padding=(11, 11))
+        grad = torch.autograd.grad(half.float().sum(), k)[0]
+    assert half.dtype == torch.bfloat16
+    assert grad.dtype == torch.float32
+    full = depthwise_conv2d(x, k, padding=(11, 11))
+    # bfloat16 keeps 8 bits: 2^-8 of the value on input and output
+    assert (half.float() - full).abs().max() < 2**-7 * full.abs().max()
+
+
+@pytest.mark.slow
+def test_compiles_without_graph_breaks_and_gives_the_same_gradients():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, padding=1), Dcls2d(8, 8, 26, 23, padding=11, groups=8), torch.nn.GELU()
+    )
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True)
+    x = torch.randn(2, 1, 32, 31)
+    outputs = [m(x) for m in (model, compiled)]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    for output in outputs:
+        output.square().mean().backward()
+    for (name, p), q in zip(model.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-6, msg=name)
