@@ -100,6 +100,11 @@ class Comparison:
         return sorted(names, key=place)
 
     @property
+    def main_metrics(self) -> list[str]:
+        """Those for a table that fits a page: all metrics of whole clips, the mAP of cut ones, other numbers."""
+        return [name for name in self.metrics if name.split(" ")[0] not in METRICS[1:] or name in METRICS]
+
+    @property
     def counted(self) -> str:
         """What the numbers were taken from, in words."""
         run = self.runs[0]
@@ -208,13 +213,14 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run]) -> Difference
 
 def markdown(comparison: Comparison, differences: Sequence[Difference], figures: Sequence[str]) -> str:
     """The tables of a comparison for a document."""
-    metrics = comparison.metrics
-    header = ["Experiment", "Seeds", *(_title(name) for name in metrics)]
-    rows = [
-        [name, " ".join(str(run.seed) for run in comparison.of(name))]
-        + [mean_and_deviation(metric, comparison.values(name, metric)) for metric in metrics]
-        for name in comparison.experiments
-    ]
+    metrics = comparison.main_metrics
+    header = ["Experiment", "Seeds", *(_title(name) for name in metrics), "Clips", "Clip hash"]
+    rows = []
+    for name in comparison.experiments:
+        runs = comparison.of(name)
+        numbers = [mean_and_deviation(metric, comparison.values(name, metric)) for metric in metrics]
+        clips = [str(runs[0].clips or "n/a"), (runs[0].clip_hash or "n/a")[:8]]
+        rows.append([name, " ".join(str(run.seed) for run in runs), *numbers, *clips])
     parts = [
         "# Comparison of runs",
         f"Evaluated on: {comparison.counted}.",
@@ -249,7 +255,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """The main tables in the terminal."""
     from rich.table import Table
 
-    metrics = [name for name in comparison.metrics if name in METRICS or re.fullmatch(r"mAP [\d.]+ s", name)]
+    metrics = comparison.main_metrics
     table = Table("experiment", "seeds", *map(_title, metrics), title=comparison.counted, title_justify="left")
     for name in comparison.experiments:
         cells = [mean_and_deviation(metric, comparison.values(name, metric)) for metric in metrics]

@@ -60,7 +60,7 @@ class Summary:
 def summarize(
     predictions: Predictions, resamples: int = RESAMPLES, advance: Callable[[], object] | None = None
 ) -> Summary:
-    """Compute all metrics; `advance` is called after each class's bootstrap, the slow part: some 20 s for AudioSet.
+    """Compute all metrics; `advance` is called after each class's bootstrap, the slow part: some 5 s for AudioSet.
 
     Raises ValueError where no class has a positive.
     """

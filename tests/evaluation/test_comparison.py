@@ -109,6 +109,9 @@ def test_files_and_terminal(study: tuple[Path, dict[str, list[np.ndarray]]], tmp
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn
         assert f"({path.name})" in (tmp_path / "comparison.md").read_text()
+    text = (tmp_path / "comparison.md").read_text()
+    assert "| mAP (%), 1 s | parameters | Clips | Clip hash |" in text
+    assert f"| 1,000 | 80 | {comparison.runs[0].clip_hash[:8]} |" in text
     console = Console(file=io.StringIO(), width=160)
     print_comparison(comparison, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -170,7 +173,7 @@ def test_without_evaluations_the_logs_best_validation_counts(tmp_path: Path) -> 
     assert "validation" in comparison.counted
     comparison.write(tmp_path / "comparison")
     assert (tmp_path / "comparison" / "curves.png").stat().st_size > 5000
-    assert "| a | 0 | 40.00 | n/a |" in (tmp_path / "comparison" / "comparison.md").read_text()
+    assert "| a | 0 | 40.00 | n/a | n/a | n/a |" in (tmp_path / "comparison" / "comparison.md").read_text()
 
 
 def test_several_evaluations_need_a_name(tmp_path: Path) -> None:
