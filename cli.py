@@ -233,6 +233,43 @@ def prepare_folder(
     )
 
 
+@prepare.command("open-sounds")
+def prepare_open_sounds(
+    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the HDF5 files go.")],
+    packages: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Take packages from here (.deb files or unpacked), the others from apt.",
+            show_default=False,
+        ),
+    ] = None,
+    core: Annotated[bool, typer.Option("--core", help="2.3 GB to download instead of 9.1, 2,600 clips.")] = False,
+) -> None:
+    """A labelled corpus out of Debian packages, which the embedded tagger was trained on.
+
+    Makes train, validation and test files, scenes of the test sounds, and a synthetic part where fluidsynth, espeak-ng
+    and flite are installed.
+    """
+    import sys
+
+    from preprocessing.hdf5 import ClipFileError
+    from preprocessing.open_sounds import OpenSoundsError, prepare_open_sounds
+
+    try:
+        made = prepare_open_sounds(output, packages, core=core)
+    except (OpenSoundsError, ClipFileError) as error:
+        print(f"dcls-prepare: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print(f"dcls-prepare: stopped; what is done is kept in {output}: run the same to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for name, count in made.clips.items():
+        print(f"{output / name}.h5: {count} clips")
+    for line in made.left_out:
+        print(f"left out: {line}")
+
+
 def _prepare(collection: Callable[[], Any], output: Path, workers: int | None, compress: bool) -> None:
     import sys
 
