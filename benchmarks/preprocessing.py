@@ -1,0 +1,136 @@
+"""Speed from files to tensors: log-mel and decoding, each beside what people use today, in one run.
+
+    python benchmarks/preprocessing.py
+
+Each time is the best of several rounds in which the rivals take turns, so that a busy machine hurts all of them alike.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio.transforms import AmplitudeToDB, MelScale, Spectrogram
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from preprocessing.audio import SAMPLE_RATE, read_audio
+from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, STD
+from preprocessing.log_mel import LogMel, pad_or_trim
+
+RECORDINGS = Path(__file__).parents[1] / "tests" / "data" / "recordings"
+CLIPS = 32
+MINUTES = 5
+
+
+def best_times(rivals: dict[str, Callable[[], object]], rounds: int = 4) -> dict[str, float]:
+    """Least seconds of each over the rounds, after one to warm up."""
+    best = dict.fromkeys(rivals, float("inf"))
+    for turn in range(rounds + 1):
+        for name, run in rivals.items():
+            start = time.perf_counter()
+            run()
+            if turn:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def table(title: str, unit: str, amount: float, times: dict[str, float]) -> None:
+    """One line per rival: amount / time, and how many times faster the first one is."""
+    print(f"\n{title}\n{'':46}{unit:>20}{'the first is':>16}")
+    first = next(iter(times.values()))
+    for name, seconds in times.items():
+        print(f"{name:46}{amount / seconds:20.1f}{seconds / first:15.2f}x")
+
+
+def real_sound(seconds: int, rate: int) -> np.ndarray:
+    """(samples, 2): the test recordings one after the other, again and again."""
+    paths = sorted(path for path in RECORDINGS.iterdir() if path.suffix not in {".csv", ".md"})
+    mono = np.concatenate([read_audio(path, rate) for path in paths])
+    mono = np.tile(mono, seconds * rate // len(mono) + 1)[: seconds * rate]
+    return np.stack([mono, 0.8 * np.roll(mono, 20)], axis=1)
+
+
+def log_mel() -> None:
+    """10 s clips -> (1, 128, 1001), on the CPU."""
+    sound = real_sound(10 * CLIPS, SAMPLE_RATE)[:, 0]
+    clips = torch.from_numpy(np.ascontiguousarray(sound)).view(CLIPS, -1)
+    ours = LogMel()
+    reference_steps = [
+        Spectrogram(n_fft=N_FFT, hop_length=HOP, power=2),
+        MelScale(n_mels=N_MELS, sample_rate=SAMPLE_RATE, f_min=F_MIN, f_max=F_MAX, n_stft=N_FFT // 2 + 1),
+        AmplitudeToDB(),
+        lambda x: (x - MEAN) / STD,
+    ]
+
+    def reference(clip: Tensor) -> Tensor:
+        """DCLS-Audio's evaluation transform, applied to one clip in the data set."""
+        x = pad_or_trim(clip, 10 * SAMPLE_RATE)[None]
+        for step in reference_steps:
+            x = step(x)
+        return x
+
+    def with_librosa(clip: Tensor) -> np.ndarray:
+        mel = librosa.feature.melspectrogram(
+            y=clip.numpy(), sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP, pad_mode="reflect", power=2,
+            n_mels=N_MELS, fmin=F_MIN, fmax=F_MAX, htk=True, norm=None,
+        )  # fmt: skip
+        return (librosa.power_to_db(mel, amin=1e-10, top_db=None) - MEAN) / STD
+
+    for threads in (1, os.cpu_count() or 1):
+        torch.set_num_threads(threads)
+        times = best_times(
+            {
+                "LogMel, batches of 8": lambda: [ours(batch) for batch in clips.split(8)],
+                "LogMel, clip by clip": lambda: [ours(clip) for clip in clips],
+                "reference's transform, clip by clip": lambda: [reference(clip) for clip in clips],
+                "librosa, clip by clip": lambda: [with_librosa(clip) for clip in clips],
+            }
+        )
+        table(f"Log-mel of 10 s clips, torch with {threads} thread(s)", "clips/s", CLIPS, times)
+
+
+def decoding() -> None:
+    """Stereo files at 44.1 kHz -> mono at 32 kHz, one core."""
+    rate = 44_100
+    sound = real_sound(60 * MINUTES, rate)
+    for container, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", None), ("OGG", "VORBIS")):
+        file = io.BytesIO()
+        for start in range(0, len(sound), rate):  # libsndfile's Vorbis encoder overflows its stack on long blocks
+            if not start:
+                out = soundfile.SoundFile(file, "w", rate, 2, format=container, subtype=subtype)
+            out.write(sound[start : start + rate])
+        out.close()
+        content = file.getvalue()
+        times = best_times(
+            {
+                "read_audio": lambda content=content: read_audio(content),
+                "librosa.load": lambda content=content: librosa.load(io.BytesIO(content), sr=SAMPLE_RATE),
+            },
+            rounds=3,
+        )
+        table(f"Decode and resample, {container}", "hours of sound/min", MINUTES, times)
+
+
+def main() -> None:
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ",
+        end="",
+    )
+    print(f"torch {torch.__version__}, librosa {librosa.__version__}: python {' '.join(sys.argv)}")
+    log_mel()
+    decoding()
+
+
+if __name__ == "__main__":
+    main()
