@@ -106,11 +106,9 @@ def decoding() -> None:
     sound = real_sound(60 * MINUTES, rate)
     for container, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", None), ("OGG", "VORBIS")):
         file = io.BytesIO()
-        for start in range(0, len(sound), rate):  # libsndfile's Vorbis encoder overflows its stack on long blocks
-            if not start:
-                out = soundfile.SoundFile(file, "w", rate, 2, format=container, subtype=subtype)
-            out.write(sound[start : start + rate])
-        out.close()
+        with soundfile.SoundFile(file, "w", rate, 2, format=container, subtype=subtype) as out:
+            for second in np.split(sound, 60 * MINUTES):  # libsndfile's Vorbis encoder overflows on long blocks
+                out.write(second)
         content = file.getvalue()
         times = best_times(
             {
@@ -123,11 +121,9 @@ def decoding() -> None:
 
 
 def main() -> None:
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ",
-        end="",
-    )
-    print(f"torch {torch.__version__}, librosa {librosa.__version__}: python {' '.join(sys.argv)}")
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, librosa {librosa.__version__}"
+    print(f"{machine}, {versions}: python {' '.join(sys.argv)}")
     log_mel()
     decoding()
 
