@@ -47,7 +47,7 @@ def fit_elements(layers: Sequence[DclsNd], kernels: Sequence[Tensor]) -> list[fl
     for _ in range(_STEPS):
         optimizer.zero_grad()
         loss = _solve(targets, offsets, moving, first)[1]
-        loss.sum().backward()  # type: ignore[no-untyped-call]
+        loss.sum().backward()
         with torch.no_grad():
             better = loss < best[-1]
             current = [*(m.detach() for m in moving), loss.detach()]
