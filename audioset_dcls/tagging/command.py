@@ -76,9 +76,7 @@ def tag(
     except KeyboardInterrupt as interrupt:
         _abandon_stdout()
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        _stop(
-            _INTERRUPTED + number, "interrupted" + "; the same command continues where this run stopped" * bool(output)
-        )
+        _stop(_INTERRUPTED + number, "interrupted" + "; the same command continues there" * bool(output))
     raise SystemExit(summary.exit_status)
 
 

@@ -1,14 +1,14 @@
-"""The log-mel spectrogram as four small matrix products, for graphs that run without torch.
+"""The log-mel spectrogram as matrix products, for graphs that run without torch.
 
-ONNX Runtime's STFT operator takes 77 ms for a 10 s clip, a plain DFT matrix 1024 x 447 is four times the arithmetic of
-what stands here, and numpy beside the graph is slower too (`benchmarks/tag.py`). The split of the real DFT: with the
-window folded in, a frame x of N samples has
+ONNX Runtime's STFT operator takes 77 ms for a 10 s clip; NumPy's FFT beside the graph is slower as well
+(`benchmarks/tag.py`). Here the DFT of N = 32 x 32 samples is two DFTs of 32 (Cooley and Tukey's step, once): with
+n = 32 n1 + n2 and k = k1 + 32 k2,
 
-    X[k] = sum_n x[n] exp(-2 pi i k n / N),   cos symmetric and sin antisymmetric about n = N/2, so
-    Re X[k] = sum_{n <= N/2}  e[n] cos(2 pi k n / N),   e[n] = x[n] + x[N - n]
-    Im X[k] = -sum_{n <= N/2} o[n] sin(2 pi k n / N),   o[n] = x[n] - x[N - n]
+    A[k1, n2] = sum_n1 x[32 n1 + n2] exp(-2 pi i n1 k1 / 32)
+    X[k1 + 32 k2] = sum_n2 A[k1, n2] exp(-2 pi i n2 (k1 + 32 k2) / N)
 
-and about n = N/4 the same again, with one sign for even k and the other for odd k: N/4 + 1 = 257 terms remain.
+A real x needs k1 = 0 ... 16 alone: the other bins are conjugates, X[N - k] = X[k]*. Sums of 32 and 64 terms keep
+float32 as exact as an FFT does, where one of 1024 would drown the quiet bands of lossy recordings in rounding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, POWER_FLOOR, SAMPLE_RATE, STD
 
-_QUARTER, _HALF = N_FFT // 4, N_FFT // 2
+_ROOT = math.isqrt(N_FFT)  # 32
+_KEPT = _ROOT // 2 + 1  # values of k1
 
 
 class MatmulLogMel(nn.Module):
@@ -31,67 +32,43 @@ class MatmulLogMel(nn.Module):
     Needs more than N_FFT / 2 = 512 samples. Built of slices, products and `log` alone, with both axes dynamic.
     """
 
-    cos_even: Tensor
-    cos_odd: Tensor
-    sin_even: Tensor
-    sin_odd: Tensor
-    mel_even: Tensor
-    mel_odd: Tensor
-    outer_window: Tensor
-    inner_window: Tensor
+    window: Tensor
+    first: Tensor
+    second: Tensor
+    mel: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        filters = torchaudio.functional.melscale_fbanks(_HALF + 1, F_MIN, F_MAX, N_MELS, SAMPLE_RATE)
-        used = filters.sum(1).nonzero()  # bins outside of F_MIN to F_MAX reach no band
-        bins = torch.arange(int(used[0]), int(used[-1]) + 1)
-        n = torch.arange(_QUARTER + 1, dtype=torch.float64)
-        weight = torch.ones(_QUARTER + 1, 1, dtype=torch.float64)
-        weight[-1] = 0.5  # n = N/4 is its own partner
-        for name, chosen in (("even", bins[bins % 2 == 0]), ("odd", bins[bins % 2 == 1])):
-            phase = 2 * math.pi / N_FFT * n[:, None] * chosen
-            self.register_buffer(f"cos_{name}", (phase.cos() * weight).float())
-            self.register_buffer(f"sin_{name}", (phase.sin() * weight).float())
-            self.register_buffer(f"mel_{name}", filters[chosen].clone())
-        window = torch.hann_window(N_FFT, dtype=torch.float64)
-        inner = window[_HALF : _HALF + _QUARTER + 1].clone()
-        inner[0] = 0.5  # n = N/2 is its own partner; n = 0 needs no care, the window is 0 there
-        self.register_buffer("outer_window", window[: _QUARTER + 1].float())
-        self.register_buffer("inner_window", inner.float())
+        n = torch.arange(_ROOT, dtype=torch.float64)
+        k1 = torch.arange(_KEPT, dtype=torch.float64)
+        phase = 2 * math.pi / _ROOT * k1[:, None] * n
+        # (2 * 17, 32): for each k1 a row of cosines and one of sines
+        first = torch.stack([phase.cos(), -phase.sin()], 1).flatten(0, 1)
+        bins = k1[:, None] + _ROOT * n  # k of (k1, k2)
+        phase = 2 * math.pi / N_FFT * n[:, None] * bins[:, None]  # (k1, n2, k2)
+        cos, sin = phase.cos(), phase.sin()
+        # (17, 64, 64): [Re A, Im A] -> [Re X, Im X]
+        second = torch.cat([torch.cat([cos, -sin], 2), torch.cat([sin, cos], 2)], 1)
+        filters = torchaudio.functional.melscale_fbanks(N_FFT // 2 + 1, F_MIN, F_MAX, N_MELS, SAMPLE_RATE)
+        bins = bins.long()
+        mel = filters[torch.minimum(bins, N_FFT - bins)]  # (k1, k2, band)
+        mel[0, _ROOT // 2 + 1 :] = 0  # of k1 = 0 and 16 both a bin and its conjugate are computed
+        mel[-1, _ROOT // 2 :] = 0
+        self.register_buffer("window", torch.hann_window(N_FFT))
+        self.register_buffer("first", first.float())
+        self.register_buffer("second", second.float())
+        self.register_buffer("mel", mel.flatten(0, 1).contiguous())
 
     def forward(self, waveform: Tensor) -> Tensor:
-        frames = waveform.shape[1] // HOP + 1
-        padded = F.pad(waveform[:, None], (_HALF, _HALF), mode="reflect")[:, 0]
+        batch, frames = waveform.shape[0], waveform.shape[1] // HOP + 1
+        padded = F.pad(waveform[:, None], (N_FFT // 2, N_FFT // 2), mode="reflect")[:, 0]
         # rows of one hop: frame t is row t, t + 1, t + 2 and the start of t + 3, so no sample is gathered by index
         padded = F.pad(padded, (0, 4 * HOP - N_FFT))[:, : (frames + 3) * HOP]
-        rows = padded.reshape(padded.shape[0], frames + 3, HOP)
-        reversed_rows = rows.flip(2)
-        first, after = _ascending(rows, frames, 0), _ascending(rows, frames, _HALF)
-        last, before = _descending(reversed_rows, frames, N_FFT), _descending(reversed_rows, frames, _HALF)
-        outer_sum, outer_difference = (first + last) * self.outer_window, (first - last) * self.outer_window
-        inner_sum, inner_difference = (before + after) * self.inner_window, (before - after) * self.inner_window
-        even = ((outer_sum + inner_sum) @ self.cos_even) ** 2 + (
-            (outer_difference - inner_difference) @ self.sin_even
-        ) ** 2
-        odd = ((outer_sum - inner_sum) @ self.cos_odd) ** 2 + (
-            (outer_difference + inner_difference) @ self.sin_odd
-        ) ** 2
-        mel = (even @ self.mel_even + odd @ self.mel_odd).clamp(min=POWER_FLOOR).transpose(1, 2)
-        return ((10 * torch.log10(mel) - MEAN) / STD)[:, None]
-
-
-def _ascending(rows: Tensor, frames: Tensor | int, start: int) -> Tensor:
-    """x[start + n] for n = 0 ... N/4 of every frame: (B, frames, N/4 + 1), cut from the rows it lies in."""
-    pieces, stop = [], start + _QUARTER + 1
-    for row in range(start // HOP, (stop - 1) // HOP + 1):
-        pieces.append(rows[:, row : row + frames, max(start - row * HOP, 0) : min(stop - row * HOP, HOP)])
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2)
-
-
-def _descending(reversed_rows: Tensor, frames: Tensor | int, start: int) -> Tensor:
-    """x[start - n] for n = 0 ... N/4 of every frame, from rows that run backwards."""
-    pieces, stop = [], start - _QUARTER
-    for row in range(start // HOP, stop // HOP - 1, -1):
-        end = (row + 1) * HOP - 1  # the sample that a reversed row begins with
-        pieces.append(reversed_rows[:, row : row + frames, max(end - start, 0) : min(end - stop + 1, HOP)])
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2)
+        rows = padded.reshape(batch, frames + 3, HOP)
+        pieces = [rows[:, :-3], rows[:, 1:-2], rows[:, 2:-1], rows[:, 3:, : N_FFT - 3 * HOP]]
+        windowed = (torch.cat(pieces, 2) * self.window).reshape(-1, _ROOT, _ROOT)  # (frame, n1, n2)
+        a = (self.first @ windowed).reshape(-1, _KEPT, 2 * _ROOT).transpose(0, 1)  # (k1, frame, [Re n2, Im n2])
+        x = (a @ self.second) ** 2
+        power = (x[..., :_ROOT] + x[..., _ROOT:]).transpose(0, 1).reshape(-1, _KEPT * _ROOT)  # (frame, k)
+        mel = (power @ self.mel).reshape(batch, frames, N_MELS).transpose(1, 2)
+        return ((10 * torch.log10(mel.clamp(min=POWER_FLOOR)) - MEAN) / STD)[:, None]

@@ -15,7 +15,7 @@ SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
         *("wav", "wave", "flac", "mp3", "ogg", "oga", "opus", "m4a", "mp4", "aac", "aif", "aiff", "aifc", "au", "caf"),
-        *("w64", "rf64", "wma", "webm", "mka", "mkv", "mov", "3gp", "amr", "ac3", "avi"),
+        *("voc", "w64", "rf64", "wma", "webm", "mka", "mkv", "mov", "3gp", "amr", "ac3", "avi"),
     )
 )
 

@@ -1,0 +1,138 @@
+"""A tagger that hears the test recordings: random DCLS features with a classifier solved on them, exported once."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocessing.audio import SAMPLE_RATE, read_audio
+
+ROOT = Path(__file__).parents[2]
+RECORDINGS = ROOT / "tests" / "data" / "recordings"
+COMMAND = [sys.executable, "-c", "import cli; cli.tag()"]
+
+
+def first_labels() -> dict[str, str]:
+    """Recording -> the first of its right answers."""
+    with (RECORDINGS / "expected.csv").open(encoding="utf-8", newline="") as file:
+        return {row["file"]: row["labels"].split(";")[0] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from audioset_dcls.dcls import fold
+    from audioset_dcls.models.checkpoint import save_checkpoint
+    from audioset_dcls.models.trunks import create_model
+    from preprocessing.labels import labels
+    from preprocessing.log_mel import LogMel, pad_or_trim
+
+    torch.set_num_threads(1)  # small products: a second thread costs more in waiting than it gives
+    torch.manual_seed(0)
+    names = [label.display_name for label in labels()]
+    model = create_model("convnext_atto").eval()
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal(10 * SAMPLE_RATE).astype(np.float32)
+    waveforms, classes = [np.zeros_like(noise), 0.1 * noise, 0.001 * noise], [-1, -1, -1]
+    for file, label in first_labels().items():
+        waveform = read_audio(RECORDINGS / file)[: 5 * SAMPLE_RATE]
+        variants = [waveform, *(waveform + level * rng.standard_normal(len(waveform)) for level in (0.003, 0.01))]
+        long = pad_or_trim(waveform, 10 * SAMPLE_RATE)
+        variants += [np.roll(long, shift * SAMPLE_RATE) for shift in (range(0, 10, 2) if file == "rooster.ogg" else (4,))]
+        waveforms += [variant.astype(np.float32) for variant in variants]
+        classes += [names.index(label)] * len(variants)
+    with torch.no_grad():
+        folded = fold(copy.deepcopy(model))
+        embeddings = torch.cat([folded.embed(LogMel()(torch.from_numpy(waveform)[None])) for waveform in waveforms])
+        targets = torch.full((len(classes), len(names)), -4.0)
+        for row, target in enumerate(classes):
+            if target >= 0:
+                targets[row, target] = 4.0
+        mean = embeddings.mean(0)
+        centred = (embeddings - mean).double()
+        # least squares with little damping, in the space of the samples: there are fewer of them than features
+        gram = centred @ centred.T
+        damping = 1e-2 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+        weight = (torch.linalg.solve(gram + damping, (targets + 4.0).double()).T @ centred).float()
+        model.trunk.head.fc.weight.copy_(weight)
+        model.trunk.head.fc.bias.copy_(-4.0 - weight @ mean)
+    path = tmp_path_factory.mktemp("tagger") / "tagger.ckpt"
+    save_checkpoint(path, model, names, {"license": "MIT", "scores": {"mAP": 0.5}, "threshold": 0.2})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tagger_file(checkpoint: Path) -> Path:
+    from audioset_dcls.models.checkpoint import load_checkpoint
+    from audioset_dcls.tagging.export import export
+
+    return export(load_checkpoint(checkpoint), checkpoint.with_name("tagger.onnx")).path
+
+
+@pytest.fixture(scope="session")
+def tagger(tagger_file: Path):  # type: ignore[no-untyped-def]
+    from audioset_dcls.tagging.tagger import Tagger
+
+    return Tagger(tagger_file, jobs=2)
+
+
+@pytest.fixture
+def dcls_tag(tagger_file: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the real command, in `tmp_path`, with the session's tagger."""
+
+    def run(*arguments: str | Path, **kwargs: object) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, "--model", str(tagger_file), *map(str, arguments)]
+        settings = {
+            "cwd": tmp_path,
+            "env": environment(),
+            "capture_output": True,
+            "text": True,
+            "timeout": 120,
+        } | kwargs
+        return subprocess.run(command, **settings)  # type: ignore[call-overload,no-any-return]
+
+    return run
+
+
+@pytest.fixture
+def tag_here(
+    tagger_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The same in this process, which is quicker: (exit status, stdout, stderr)."""
+    import cli
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dcls-tag", "--model", str(tagger_file), *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.tag()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def write_tones(folder: Path, names: Iterable[str], seconds: float = 1.0) -> list[Path]:
+    """Short WAV files, each a tone of its own."""
+    import soundfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    paths = []
+    for number, name in enumerate(names):
+        paths.append(folder / name)
+        soundfile.write(paths[-1], 0.3 * np.sin(2 * np.pi * (200 + 50 * number) * time), SAMPLE_RATE)
+    return paths

@@ -1,0 +1,114 @@
+"""Every format gives back what was put in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from audioset_dcls.tagging.writers import COLUMNS, FORMATS, TEXT_FORMATS, beside, clock, write_file
+
+LABEL = "Livestock, farm animals, working animals"
+FILE = 'a "b", c\nd\té.wav'
+RECORDS: list[dict[str, Any]] = [
+    {
+        "file": FILE,
+        "duration": 12.5,
+        "tags": [{"label": LABEL, "score": 0.9, "mean": 0.5}, {"label": "Moo", "score": 0.3, "mean": 0.2}],
+        "events": [
+            {"start": 0.0, "end": 5.0, "label": LABEL, "score": 0.9, "mean": 0.8},
+            {"start": 5.0, "end": 12.5, "label": "Moo", "score": 0.3, "mean": 0.3},
+        ],
+        "best": {"label": LABEL, "score": 0.9},
+    },
+    {"file": "quiet.wav", "duration": 3.0, "tags": [], "events": [], "best": {"label": "Silence", "score": 0.1}},
+]
+
+
+def text(name: str, timeline: bool, records: list[dict[str, Any]] = RECORDS) -> str:
+    return "".join(TEXT_FORMATS[name].render(iter(records), timeline))
+
+
+@pytest.mark.parametrize("timeline", [False, True])
+def test_json(timeline: bool) -> None:
+    parsed = json.loads(text("json", timeline))
+    assert parsed == [json.loads(line) for line in text("jsonl", timeline).splitlines()]
+    assert [record["file"] for record in parsed] == [FILE, "quiet.wav"]
+    assert parsed[0]["tags"] == RECORDS[0]["tags"]
+    assert parsed[0].get("events") == (RECORDS[0]["events"] if timeline else None)
+    assert json.loads(text("json", timeline, [])) == []
+
+
+@pytest.mark.parametrize("timeline", [False, True])
+def test_csv_and_parquet_hold_the_same_rows(timeline: bool, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(text("csv", timeline), newline="")))
+    write_file(tmp_path / "tags.parquet", "parquet", RECORDS, timeline)
+    table = pq.read_table(tmp_path / "tags.parquet").to_pylist()
+    assert len(rows) == len(table) == 2
+    for row, other in zip(rows, table, strict=True):
+        assert list(row) == list(other) == list(COLUMNS)
+        assert (row["file"], row["label"]) == (other["file"], other["label"])
+        assert all(float(row[key]) == pytest.approx(other[key]) for key in ("start", "end", "score", "mean"))
+    assert rows[0]["file"] == FILE
+    assert rows[0]["label"] == LABEL
+    assert [(float(row["start"]), float(row["end"])) for row in rows] == (
+        [(0, 5), (5, 12.5)] if timeline else [(0, 12.5)] * 2
+    )
+
+
+def test_audacity() -> None:
+    """Three fields a line, parted by tabs: start, end, text."""
+    lines = [line.split("\t") for line in text("audacity", False, RECORDS[:1]).splitlines()]
+    assert lines == [["0.000", "5.000", f"{LABEL} 0.90"], ["5.000", "12.500", "Moo 0.30"]]
+
+
+def test_raven() -> None:
+    header, *lines = (line.split("\t") for line in text("raven", False, RECORDS[:1]).splitlines())
+    assert header[:7] == [
+        *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)")
+    ]
+    assert all(len(line) == len(header) for line in lines)
+    assert [line[0] for line in lines] == ["1", "2"]
+    assert [line[header.index("Label")] for line in lines] == [LABEL, "Moo"]
+
+
+def test_table() -> None:
+    assert (
+        f"  0.90  {LABEL}\n  0.30  Moo\nquiet.wav  0:03.0\n  nothing above the threshold; best: 0.10  Silence\n"
+        in text("table", False)
+    )
+    assert "   0:00.0 - 0:05.0   0.90" in text("table", True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0:00.0"), (3.04, "0:03.0"), (59.96, "1:00.0"), (599.96, "10:00.0"), (600, "10:00"), (3723.4, "1:02:03")],
+)
+def test_clock(seconds: float, expected: str) -> None:
+    assert clock(seconds) == expected
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_failed_write_leaves_what_was_there(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "tags"
+    path.write_text("before")
+
+    def records():  # type: ignore[no-untyped-def]
+        yield RECORDS[0]
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_file(path, name, records(), False)
+    assert path.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["tags"]
+
+
+def test_beside_makes_the_folder(tmp_path: Path) -> None:
+    with beside(tmp_path / "a" / "b.txt") as unfinished:
+        unfinished.write_text("x")
+    assert (tmp_path / "a" / "b.txt").read_text() == "x"
