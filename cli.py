@@ -157,6 +157,27 @@ def export() -> None:
     export(**arguments)
 
 
+def inspect() -> None:
+    """dcls-inspect: pictures of what a checkpoint learned."""
+    parser = _parser(
+        "dcls-inspect",
+        "Draw a checkpoint's large kernels, where the elements of its DCLS layers sit, and its effective receptive "
+        "field, each as a PNG.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a published name or a URL")
+    parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="for the receptive field")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: <checkpoint>-pictures)")
+    arguments = parser.parse_intermixed_args()
+    from audioset_dcls.training.pictures import inspect
+
+    output = arguments.output or Path(f"{Path(arguments.checkpoint).with_suffix('').name}-pictures")
+    try:
+        for path in inspect(arguments.checkpoint, output, arguments.recordings):
+            print(path)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"dcls-inspect: {error}") from None
+
+
 def _parser(command: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(command, description=description, epilog=epilog, allow_abbrev=False)
 

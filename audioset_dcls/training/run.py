@@ -92,7 +92,12 @@ def train(config: DictConfig, folder: Path) -> float:
         total_steps=config.epochs * steps,
         log_every_n_steps=config.log_every_n_steps,
         seed=config.seed,
-        metadata={"experiment": config.name, "seed": config.seed, "data": hashes},
+        metadata={
+            "experiment": config.name,
+            "seed": config.seed,
+            "data": hashes,
+            "train_label_counts": sum(file.label_counts() for file in data.dataset("train").files).tolist(),
+        },
         **settings["objective"],
     )
     if trainer.is_global_zero:

@@ -42,7 +42,7 @@ def small(clips: Path) -> list[str]:
         "warmup_epochs=1",
         "log_every_n_steps=1",
         "save_every_n_steps=1",
-        "average={decay:0.9}",
+        "average={decay:0.9,start:0.0}",
         "name=small",
     ]
 

@@ -1,0 +1,140 @@
+"""What a trained tagger learned: its large kernels, positions, effective receptive field (thesis 2.10, 2.12, 6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from audioset_dcls.dcls import DclsNd
+from audioset_dcls.models import AudioTagger, load_checkpoint
+from preprocessing.audio import SAMPLE_RATE, read_audio
+from preprocessing.log_mel import HOP, N_MELS, LogMel, pad_or_trim
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHANNELS_SHOWN = 16
+SECONDS = 10.0
+
+
+def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> list[Path]:
+    """Write kernels.png, receptive_field.png and, for a DCLS model, positions.png into `output`; returns their paths.
+
+    recordings: the receptive field is the mean over these, or over 16 clips of white noise where there are none.
+    Raises OSError, CheckpointError and AudioError for what cannot be read.
+    """
+    model = load_checkpoint(checkpoint)
+    figures = {"kernels": plot_kernels(model)}
+    if any(isinstance(layer, DclsNd) for _, layer in large_depthwise(model)):
+        figures["positions"] = plot_positions(model)
+    figures["receptive_field"] = plot_receptive_field(receptive_field(model, log_mels(recordings)))
+    output.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(output / f"{name}.png")
+        unfinished = output / f".{name}.unfinished.png"
+        figure.savefig(unfinished, dpi=120)
+        unfinished.replace(paths[-1])
+    return paths
+
+
+def large_depthwise(model: AudioTagger) -> Iterator[tuple[str, nn.Module]]:
+    """Names and layers of the DCLS and the plain depthwise convolutions with kernels of 7 x 7 or more."""
+    for name, layer in model.trunk.named_modules():
+        depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels
+        if isinstance(layer, DclsNd) or (depthwise and min(layer.kernel_size) >= 7):
+            yield name, layer
+
+
+@torch.no_grad()
+def plot_kernels(model: AudioTagger) -> Figure:
+    """The dense kernels of the first channels, a row for each large layer, time to the right, frequency upwards."""
+    layers = list(large_depthwise(model))
+    if not layers:
+        raise ValueError("the model has no depthwise convolution of 7 x 7 or more")
+    figure = new_figure(CHANNELS_SHOWN * 0.75 + 1, len(layers) * 0.9 + 0.4)
+    for axes, (name, layer) in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
+        kernels: Tensor = layer.dense_kernel() if isinstance(layer, DclsNd) else layer.weight  # type: ignore[assignment]
+        shown = kernels[:CHANNELS_SHOWN, 0].cpu().numpy()
+        scaled = shown / np.maximum(np.abs(shown).max((1, 2), keepdims=True), 1e-12)  # each by its own largest
+        gaps = np.pad(scaled, ((0, 0), (0, 0), (0, 2)), constant_values=np.nan)
+        axes.imshow(np.concatenate(gaps, axis=1), cmap="RdBu_r", vmin=-1, vmax=1, origin="lower")
+        axes.set_title(f"{name}, {kernels.shape[-2]} x {kernels.shape[-1]}", fontsize=6, loc="left")
+        axes.axis("off")
+    return figure
+
+
+@torch.no_grad()
+def plot_positions(model: AudioTagger) -> Figure:
+    """Where the elements of each set of positions sit: a histogram over the kernel's cells."""
+    sets: dict[int, tuple[str, DclsNd]] = {}
+    for name, layer in large_depthwise(model):
+        if isinstance(layer, DclsNd):
+            sets.setdefault(id(layer.positions), (name, layer))  # layers that share positions make one picture
+    figure = new_figure(3.2 * len(sets), 3.4)
+    for axes, (name, layer) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets.values(), strict=True):
+        high, wide = layer.dilated_kernel_size
+        pitch, time = layer.positions.flatten(1).cpu().numpy()
+        edges = [np.arange(size + 1) - size // 2 - 0.5 for size in (high, wide)]
+        counts = np.histogram2d(pitch, time, bins=edges)[0] / len(time)
+        extent = (edges[1][0], edges[1][-1], edges[0][0], edges[0][-1])
+        image = axes.imshow(100 * counts, origin="lower", extent=extent, cmap="magma")
+        figure.colorbar(image, ax=axes, shrink=0.7, label="% of the elements")
+        axes.set_title(name, fontsize=8)
+        axes.set(xlabel="time (cells)", ylabel="frequency (cells)")
+    return figure
+
+
+def receptive_field(model: AudioTagger, log_mel: Tensor) -> NDArray[np.float64]:
+    """How much each cell of the input moves the middle of the last map: (128, frames), the largest 1.
+
+    Mean over the clips of the gradient's absolute value, as in Luo et al. 2016 and the thesis' section 6.3.
+    """
+    total = torch.zeros(log_mel.shape[-2:], dtype=torch.float64)
+    for clip in log_mel.split(1):
+        clip = clip.clone().requires_grad_()
+        features = model.forward_features(clip)
+        features[..., features.shape[-2] // 2, features.shape[-1] // 2].sum().backward(inputs=[clip])
+        assert clip.grad is not None
+        total += clip.grad[0, 0].abs().double()
+    return (total / total.max()).numpy()
+
+
+def smallest_share(field: NDArray[np.float64], part: float = 0.5) -> float:
+    """The smallest share of the cells that together hold `part` of the field's sum."""
+    ordered = np.sort(field, axis=None)[::-1].cumsum()
+    return (int(np.searchsorted(ordered, part * ordered[-1])) + 1) / field.size
+
+
+def plot_receptive_field(field: NDArray[np.float64]) -> Figure:
+    figure = new_figure(9, 3)
+    axes = figure.subplots()
+    extent = (0, field.shape[1] * HOP / SAMPLE_RATE, 0, N_MELS)
+    decibels = 10 * np.log10(np.maximum(field, 1e-6))
+    image = axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=-40)
+    figure.colorbar(image, ax=axes, label="dB of the largest")
+    shares = ", ".join(f"{part:.0%} of it in {smallest_share(field, part):.1%} of the input" for part in (0.5, 0.9))
+    axes.set(title=f"effective receptive field: {shares}", xlabel="time (s)", ylabel="mel band")
+    return figure
+
+
+def log_mels(recordings: Sequence[Path]) -> Tensor:
+    """(N, 1, 128, 1001): ten seconds of each recording, or of noise."""
+    samples = round(SECONDS * SAMPLE_RATE)
+    if recordings:
+        waveform = torch.from_numpy(np.stack([pad_or_trim(read_audio(path), samples) for path in recordings]))
+    else:
+        waveform = 0.1 * torch.randn(16, samples, generator=torch.Generator().manual_seed(0))
+    return LogMel()(waveform)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), layout="constrained")

@@ -1,0 +1,181 @@
+"""The loss against its definition, the teacher, the averaged weights, the watch over the positions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
+from onnx import helper, numpy_helper
+from sklearn.metrics import average_precision_score
+from small_runs import composed, curve
+from torch import Tensor, nn
+
+from audioset_dcls.dcls import dcls_layers
+from audioset_dcls.models import create_model
+from audioset_dcls.training import run
+from audioset_dcls.training.callbacks import Teacher, WeightAverage, border_share
+from audioset_dcls.training.module import TaggingModule
+from preprocessing.hdf5 import ClipFile
+from preprocessing.log_mel import LogMel
+
+
+def module(**settings: Any) -> TaggingModule:
+    model = create_model("convnext_atto", num_classes=3, depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
+    return TaggingModule(model, ["a", "b", "c"], {"lr": 1e-3}, total_steps=10, **settings)
+
+
+def test_loss() -> None:
+    logits, target, teacher = torch.randn(4, 3), torch.rand(4, 3), torch.rand(4, 3)
+    labels = -(target * F.logsigmoid(logits) + (1 - target) * F.logsigmoid(-logits)).mean()
+    torch.testing.assert_close(module().loss(logits, target), labels)
+    soft = torch.sigmoid(torch.log(teacher / (1 - teacher)) / 2)
+    distilled = -(soft * F.logsigmoid(logits / 2) + (1 - soft) * F.logsigmoid(-logits / 2)).mean()
+    torch.testing.assert_close(
+        module(distillation=0.7, temperature=2.0).loss(logits, target, teacher), 0.3 * labels + 0.7 * 4 * distilled
+    )
+    certain = module(distillation=1.0).loss(logits, target, torch.tensor([[0.0, 1.0, 0.5]]).expand(4, 3))
+    assert certain.isfinite()
+
+
+def test_repulsion() -> None:
+    """Elements near each other cost; the loss' gradient moves the positions, and only its part does."""
+    plain, repelling = module(), module(repulsion=0.5)
+    repelling.model.load_state_dict(plain.model.state_dict())
+    logits, target = torch.zeros(4, 3), torch.zeros(4, 3)
+    layers = list(dcls_layers(repelling.model))
+    expected = plain.loss(logits, target) + 0.5 * sum(layer.repulsive_loss() for layer in layers)
+    loss = repelling.loss(logits, target)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert layers[0].positions.grad is not None
+    assert layers[0].positions.grad.abs().sum() > 0
+
+
+def test_classes_must_match() -> None:
+    model = create_model("convnext_atto", num_classes=3, depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
+    with pytest.raises(ValueError, match=r"set model\.num_classes=2"):
+        TaggingModule(model, ["a", "b"], {"lr": 1e-3}, total_steps=10)
+
+
+class Spy(Callback):
+    """Keeps what the training made of each batch, and the positions after each step."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Tensor]] = []
+        self.weights: list[Tensor] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
+        self.batches.append({name: value.clone() for name, value in batch[1].items()})
+        if trainer.global_step > len(self.weights):
+            self.weights.append(module.model.trunk.stem[0].weight.detach().clone())
+
+
+def spied(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    spy, original = Spy(), run.callbacks
+    monkeypatch.setattr(
+        run, "callbacks", lambda *arguments: [*original(*arguments)[:-1], spy, original(*arguments)[-1]]
+    )
+    return spy
+
+
+class Loudness(nn.Module):
+    """A teacher of the six classes of `clips`: what it scores can be computed by hand."""
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return waveform.abs().amax(1, keepdim=True).expand(-1, 6)
+
+
+def loudness_onnx() -> onnx.ModelProto:
+    """The same as an ONNX file whose scores are its second output."""
+    tensor, node, floats = helper.make_tensor_value_info, helper.make_node, onnx.TensorProto.FLOAT
+    nodes = [
+        node("Abs", ["waveform"], ["size"]),
+        node("ReduceMax", ["size", "axes"], ["loudest"], keepdims=1),
+        node("Concat", ["loudest"] * 6, ["scores"], axis=1),
+    ]
+    outputs = [tensor("loudest", floats, ["batch", 1]), tensor("scores", floats, ["batch", 6])]
+    axes = numpy_helper.from_array(np.array([1]), "axes")
+    graph = helper.make_graph(nodes, "g", [tensor("waveform", floats, ["batch", "samples"])], outputs, [axes])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "onnx"])
+def test_teacher_scores_each_batch(
+    suffix: str, small: list[str], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"teacher.{suffix}"
+    if suffix == "pt":
+        torch.jit.script(Loudness()).save(path)
+    else:
+        onnx.save(loudness_onnx(), path)
+    spy = spied(monkeypatch)
+    run.train(composed([*small, f"teacher={path}", "objective.distillation=0.9", "epochs=1"]), tmp_path / "run")
+    assert len(spy.batches) == 6
+    for batch in spy.batches:
+        loudest = ClipFile(clips).waveforms(batch["clip"].numpy()).astype(np.float32)
+        expected = np.abs(loudest / 32767).max(1, keepdims=True).repeat(6, 1)
+        np.testing.assert_allclose(batch["teacher"].numpy(), expected, rtol=1e-6)
+
+
+def test_missing_teacher() -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.onnx does not exist"):
+        Teacher("none.onnx")
+
+
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_weight_average(decay: float | None, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint's weights are the average of the weights after each step from `start` on."""
+    spy = spied(monkeypatch)
+    start = 0.5  # of nine steps: the average is the weights themselves until the fifth
+    settings = f"average={{decay:{'null' if decay is None else decay},start:{start}}}"
+    run.train(composed([*small, settings]), tmp_path)
+    average = spy.weights[4]
+    for count, weights in enumerate(spy.weights[5:], 1):
+        share = 1 / count if decay is None else max(1 - decay, 9 / (9 + count))
+        average = average + share * (weights - average)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.testing.assert_close(checkpoint["state_dict"]["model.trunk.stem.0.weight"], average)
+    torch.testing.assert_close(checkpoint["current_model_state"]["model.trunk.stem.0.weight"], spy.weights[-1])
+    assert isinstance(WeightAverage(decay), Callback)
+
+
+def test_validation_map(small: list[str], clips: Path, tmp_path: Path) -> None:
+    """The logged mAP is scikit-learn's, of the weights in the checkpoint."""
+    from audioset_dcls.models import load_checkpoint
+
+    run.train(composed([*small, "epochs=1"]), tmp_path)
+    data, model = ClipFile(clips), load_checkpoint(tmp_path / "last.ckpt")
+    with torch.inference_mode():
+        scores = model(LogMel()(torch.from_numpy(data.waveforms(np.arange(24))).float() / 32767)).sigmoid().numpy()
+    expected = average_precision_score(data.read("target", np.arange(24)), scores, average="macro")
+    assert curve(tmp_path)[-1 - 1]["val/map"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_positions_are_clamped_and_watched(small: list[str], tmp_path: Path) -> None:
+    """With a rate that throws them far out they stop at the border, and the log says how many sit there."""
+    run.train(composed([*small, "optimizer.position_lr_factor=1e4", "epochs=1", "warmup_epochs=0"]), tmp_path)
+    weights = torch.load(tmp_path / "last.ckpt", weights_only=True)["current_model_state"]
+    positions = weights["model.trunk.stages.0.blocks.0.conv_dw.positions"]
+    assert positions.abs().max() == 3  # 7 x 7
+    row = next(row for row in curve(tmp_path) if "positions/stages.0.blocks.0.conv_dw/border" in row)
+    outside = (positions.abs() > 2.5).any(0).float().mean().item()
+    assert row["positions/stages.0.blocks.0.conv_dw/border"] == pytest.approx(outside)
+    assert row["positions/stages.0.blocks.0.conv_dw/speed"] > 1
+
+
+def test_border_share() -> None:
+    layer = next(dcls_layers(create_model("convnext_atto", dilated_kernel_size=7)))
+    with torch.no_grad():
+        layer.positions.zero_()
+        assert border_share(layer) == 0
+        layer.positions[0, :4] = -2.6
+        layer.positions[1, 4:10] = 2.6
+        layer.positions[1, 10:20] = 2.4
+    assert border_share(layer) == pytest.approx(10 / len(layer.weight))
