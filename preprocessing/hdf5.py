@@ -148,8 +148,7 @@ class ClipFile:
         if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
             return np.asarray(dataset[rows[0] : rows[-1] + 1])
         out = np.empty((len(rows), dataset.shape[1]), dataset.dtype)
-        for place, row in enumerate(rows.tolist()):
-            dataset.read_direct(out, np.s_[row], np.s_[place])
+        _read_rows(dataset, rows, out)
         return out
 
     def read_waveforms(
@@ -165,11 +164,7 @@ class ClipFile:
             places: the row of each, by default 0, 1, ...; asked for in ascending order the disk is read forward.
             starts: the first sample of each that is wanted, by default 0.
         """
-        dataset, wanted = self._open()["waveform"], out.shape[1]
-        for number, row in enumerate(self._row(clips).tolist()):
-            start = starts[number] if starts is not None else 0
-            place = places[number] if places is not None else number
-            dataset.read_direct(out, np.s_[row, start : start + wanted], np.s_[place])
+        _read_rows(self._open()["waveform"], self._row(clips), out, places, starts)
         return out
 
     def waveforms(self, clips: npt.ArrayLike) -> npt.NDArray[np.int16]:
@@ -182,6 +177,21 @@ class ClipFile:
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
         self._file = None
+
+
+def _read_rows(
+    dataset: h5py.Dataset,
+    rows: npt.NDArray[np.int64],
+    out: npt.NDArray[Any],
+    places: Sequence[int] | None = None,
+    starts: Sequence[int] | None = None,
+) -> None:
+    """`read_direct` of many rows, by h5py's low level: half the time a clip, because nothing is made anew for each."""
+    wanted = out.shape[1]
+    in_file, in_memory = dataset.id.get_space(), h5py.h5s.create_simple((wanted,))
+    for number, row in enumerate(rows.tolist()):
+        in_file.select_hyperslab((row, starts[number] if starts is not None else 0), (1, wanted))
+        dataset.id.read(in_memory, in_file, out[places[number] if places is not None else number])
 
 
 @dataclass(frozen=True)
