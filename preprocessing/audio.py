@@ -224,7 +224,9 @@ def _scale_and_mix_down(frame: Any) -> Waveform:
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
         samples = samples.astype(np.float32) * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
-    return _mix_down(samples.astype(np.float32, copy=False))
+    with np.errstate(over="ignore"):  # what overflows is refused later, in words
+        samples = samples.astype(np.float32, copy=False)
+    return _mix_down(samples)
 
 
 def _mix_down(samples: np.ndarray) -> Waveform:
