@@ -255,8 +255,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """The main tables in the terminal."""
     from rich.table import Table
 
-    metrics = comparison.main_metrics
-    table = Table("experiment", "seeds", *map(_title, metrics), title=comparison.counted, title_justify="left")
+    metrics = [name for name in comparison.main_metrics if name.split(" ")[0] in METRICS]
+    table = Table(title=comparison.counted, title_justify="left")
+    table.add_column("experiment", no_wrap=True, overflow="fold")
+    for name in ("seeds", *map(_title, metrics)):
+        table.add_column(name)
     for name in comparison.experiments:
         cells = [mean_and_deviation(metric, comparison.values(name, metric)) for metric in metrics]
         table.add_row(name, " ".join(str(run.seed) for run in comparison.of(name)), *cells)
