@@ -1,31 +1,40 @@
-"""Speed from files to tensors: log-mel and decoding, each beside what people use today, in one run.
+"""Speed from files to tensors: log-mel, decoding, HDF5 to batches, each beside what people use today, in one run.
 
-    python benchmarks/preprocessing.py
+    python benchmarks/preprocessing.py [log_mel] [decoding] [hdf5] [--reference DCLS-Audio]
+
+--reference is a checkout of K-H-Ismail/DCLS-Audio, whose own dataset then runs beside ours.
 
 Each time is the best of several rounds in which the rivals take turns, so that a busy machine hurts all of them alike.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import io
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import librosa
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from torchaudio.transforms import AmplitudeToDB, MelScale, Spectrogram
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from preprocessing.audio import SAMPLE_RATE, read_audio
 from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, STD
+from preprocessing.datamodule import AudioSetDataModule
+from preprocessing.hdf5 import INT16_SCALE, ClipWriter, to_int16
 from preprocessing.log_mel import LogMel, pad_or_trim
 
 RECORDINGS = Path(__file__).parents[1] / "tests" / "data" / "recordings"
@@ -120,12 +129,57 @@ def decoding() -> None:
         table(f"Decode and resample, {container}", "hours of sound/min", MINUTES, times)
 
 
+def hdf5(checkout: Path | None) -> None:
+    """HDF5 file in the page cache -> batches of 32, one core, no workers.
+
+    DCLS-Audio's dataset makes the log-mel of each clip where it reads it; ours hands over int16 and leaves the log-mel
+    to the training device, so it is timed with LogMel on the same core too.
+    """
+    torch.set_num_threads(1)
+    generator = np.random.default_rng(0)
+    sound = real_sound(10 * CLIPS * 4, SAMPLE_RATE)[:, 0].reshape(CLIPS * 4, -1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "eval.h5")
+        with ClipWriter(path) as writer:
+            names = [f"clip {number}" for number in range(len(sound))]
+            writer.append(names, to_int16(sound), generator.random((len(sound), 527)) < 0.01)
+            writer.finish()
+        Path(folder, "full_unbal_bal_train_wav.h5").symlink_to(path)  # the name that the reference's train set has
+        ours = AudioSetDataModule(path, batch_size=CLIPS, num_workers=0).train_dataloader()
+        mel = LogMel()
+        rivals: dict[str, Callable[[], object]] = {
+            "int16 batches": lambda: [batch["waveform"].shape for batch in ours],
+            "int16 batches, then LogMel": lambda: [mel(batch["waveform"] / INT16_SCALE).shape for batch in ours],
+        }
+        if checkout is not None:
+            for name, is_train in (("evaluation", False), ("training", True)):
+                theirs = DataLoader(reference_dataset(checkout, folder, is_train), CLIPS, shuffle=is_train)
+                rivals[f"DCLS-Audio, {name} transform"] = lambda theirs=theirs: [x.shape for x, _ in theirs]
+        table("HDF5 to batches of 10 s clips, one core", "clips/s", len(sound), best_times(rivals, rounds=2))
+
+
+def reference_dataset(checkout: Path, folder: str, is_train: bool) -> Dataset[tuple[Tensor, Tensor]]:
+    """DCLS-Audio's own dataset, with the settings of its training recipe."""
+    sys.path.insert(0, str(checkout))
+    with contextlib.redirect_stdout(None):
+        import datasets  # the checkout's module
+
+        recipe = SimpleNamespace(data_set="AUDIOSET", data_path=f"{folder}/", reprob=0.25, remode="pixel", recount=1)
+        recipe.resplit = False
+        return datasets.build_dataset(is_train, recipe)[0]
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=("log_mel", "decoding", "hdf5"), help="default: all")
+    parser.add_argument("--reference", type=Path, metavar="DCLS-Audio")
+    options = parser.parse_args()
+    parts = {"log_mel": log_mel, "decoding": decoding, "hdf5": lambda: hdf5(options.reference)}
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, librosa {librosa.__version__}"
     print(f"{machine}, {versions}: python {' '.join(sys.argv)}")
-    log_mel()
-    decoding()
+    for part in options.parts or parts:
+        parts[part]()
 
 
 if __name__ == "__main__":
