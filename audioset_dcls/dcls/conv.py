@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audioset_dcls.dcls.depthwise import depthwise_conv2d
+from audioset_dcls.dcls.depthwise import FixedKernel, depthwise_conv2d, is_traced
 from audioset_dcls.dcls.kernel import INTERPOLATIONS, Interpolation, construct_kernel, has_deviations
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -173,12 +173,24 @@ class Dcls3d(DclsNd):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` for large depthwise kernels: same parameters, same output, the quicker operator where there is
-    one."""
+    """`nn.Conv2d` for large depthwise kernels: same parameters and output, by the quicker operator if there is one."""
+
+    _fixed: FixedKernel | None = None
 
     def forward(self, input: Tensor) -> Tensor:
+        watched = torch.is_grad_enabled() or torch.compiler.is_compiling() or is_traced()
+        if not watched and not torch.is_autocast_enabled(input.device.type) and self._fits(input):
+            self._fixed = self._fixed or FixedKernel()
+            return self._fixed(input, self.weight, self.bias, self.padding)  # type: ignore[arg-type]
         padding = self.padding if isinstance(self.padding, str) else tuple(self.padding)
         return convolve(input, self.weight, self.bias, self.stride, padding, self.groups, self.padding_mode)
+
+    def _fits(self, input: Tensor) -> bool:
+        plain = self.padding_mode == "zeros" and not isinstance(self.padding, str) and set(self.stride) == {1}
+        return plain and input.dim() == 4 and self.groups == self.out_channels == input.shape[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_fixed"}  # spectra are made anew
 
 
 def dcls_layers(model: nn.Module) -> Iterator[DclsNd]:

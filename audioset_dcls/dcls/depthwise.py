@@ -53,12 +53,38 @@ def depthwise_conv2d(
     """
     if torch.is_autocast_enabled(input.device.type):
         input = input.to(torch.get_autocast_dtype(input.device.type))
-    weight, padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
-    if _is_traced() or not is_spectral_faster(input, weight, padding):
-        bias = None if bias is None else bias.to(input.dtype)
+    traced = is_traced()
+    if not traced:  # a recorded graph is for any size of map
+        weight, padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
+    bias = None if bias is None else bias.to(input.dtype)
+    if traced or not is_spectral_faster(input, weight, padding):
         return F.conv2d(input, weight.to(input.dtype), bias, padding=padding, groups=weight.shape[0])
     output = _correlate(input, weight, padding[0], padding[1])
-    return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1)
+    return output if bias is None else output + bias.view(-1, 1, 1)
+
+
+class FixedKernel:
+    """A depthwise convolution whose kernel no longer changes: its spectrum is kept from one call to the next.
+
+    Holds the spectrum for the size of map seen last, about ten times the kernel's own memory.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._spectrum: Tensor | None = None
+
+    def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+        """`depthwise_conv2d` without gradients: a spectrum is kept until weight, size or type change."""
+        cropped, cut_padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
+        if not is_spectral_faster(input, cropped, cut_padding):
+            return depthwise_conv2d(input, weight, bias, padding)
+        height, width = _axes(input, cropped, *cut_padding)
+        x = _working(input)
+        key = (id(weight), weight._version, weight.device, x.dtype, input.shape[-2:], padding)
+        if self._spectrum is None or self._key != key:
+            self._key, self._spectrum = key, _kernel_spectrum(cropped, height, width, x)
+        y = _correlate_spectrum(x, self._spectrum, height, width).to(input.dtype)
+        return (y if bias is None else y.add_(bias.to(y.dtype))).permute(0, 3, 1, 2)
 
 
 def crop_to_reach(weight: Tensor, padding: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
@@ -100,7 +126,7 @@ def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int]) 
     return direct > spectral
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """While a graph is recorded for another runtime, which knows convolutions and not our operator."""
     return torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
@@ -194,10 +220,6 @@ def _working(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
 
 
-def _kernel_cells(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.to(dtype).permute(1, 2, 3, 0).contiguous()
-
-
 def _parts(height: _Axis, width: _Axis, x: Tensor) -> list[slice]:
     """Equal parts of the batch whose spectra keep to the bound."""
     clip_bytes = height.period * width.period * x.shape[-1] * x.element_size()
@@ -206,17 +228,32 @@ def _parts(height: _Axis, width: _Axis, x: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, x.shape[0], max(1, step))]
 
 
-@torch.library.custom_op("audioset_dcls::depthwise_conv2d", mutates_args=())
-def _correlate(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
-    height = _Axis(input.shape[2], weight.shape[2], pad_height)
-    width = _Axis(input.shape[3], weight.shape[3], pad_width)
-    x = _working(input)
-    (in_h, ker_h, out_h), (in_w, ker_w, out_w) = height.bases(x), width.bases(x)
+def _axes(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> tuple[_Axis, _Axis]:
+    return _Axis(input.shape[2], weight.shape[2], pad_height), _Axis(input.shape[3], weight.shape[3], pad_width)
+
+
+def _kernel_spectrum(weight: Tensor, height: _Axis, width: _Axis, like: Tensor) -> Tensor:
+    """(C, 1, kernel_height, kernel_width) -> (2, bins_height, 2, bins_width * C), with the factors of the way back."""
+    (_, height_basis, _), (_, width_basis, _) = height.bases(like), width.bases(like)
+    cells = weight.to(like.dtype).permute(1, 2, 3, 0).contiguous()
+    return _transform(cells, height_basis, width_basis)[0] * (4 / (height.period * width.period))
+
+
+def _correlate_spectrum(x: Tensor, k: Tensor, height: _Axis, width: _Axis) -> Tensor:
+    """(B, H, W, C) cells and the kernel's spectrum -> (B, H', W', C) cells."""
+    (in_h, _, out_h), (in_w, _, out_w) = height.bases(x), width.bases(x)
     channels = x.shape[-1]
-    k = _transform(_kernel_cells(weight, x.dtype), ker_h, ker_w)[0] * (4 / (height.period * width.period))
     y = x.new_empty(x.shape[0], height.out_size, width.out_size, channels)
     for clips in _parts(height, width, x):
         y[clips] = _transform_back(_multiply(_transform(x[clips], in_h, in_w), k), out_h, out_w, channels)
+    return y
+
+
+@torch.library.custom_op("audioset_dcls::depthwise_conv2d", mutates_args=())
+def _correlate(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
+    height, width = _axes(input, weight, pad_height, pad_width)
+    x = _working(input)
+    y = _correlate_spectrum(x, _kernel_spectrum(weight, height, width, x), height, width)
     return y.to(input.dtype).permute(0, 3, 1, 2)
 
 
@@ -231,12 +268,11 @@ def _(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
 def _correlate_backward(
     grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int
 ) -> tuple[Tensor, Tensor]:
-    height = _Axis(input.shape[2], weight.shape[2], pad_height)
-    width = _Axis(input.shape[3], weight.shape[3], pad_width)
+    height, width = _axes(input, weight, pad_height, pad_width)
     x, g = _working(input), _working(grad)
     (in_h, ker_h, out_h), (in_w, ker_w, out_w) = height.bases(x), width.bases(x)
     channels, scale = x.shape[-1], 4 / (height.period * width.period)
-    k = _transform(_kernel_cells(weight, x.dtype), ker_h, ker_w)[0] * scale
+    k = _kernel_spectrum(weight, height, width, x)
     grad_k = torch.zeros_like(k)
     grad_x = torch.empty_like(x)
     for clips in _parts(height, width, x):

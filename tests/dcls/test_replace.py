@@ -126,3 +126,27 @@ def test_warm_start_fits_smooth_kernels_that_share_positions():
     errors = [r.relative_error for r in replace_depthwise(model, kernel_count=26, warm_start=True)]
     assert max(errors) < 0.1
     assert model[0].positions is model[1].positions
+
+
+def test_folded_layer_keeps_up_with_changed_weights_and_sizes():
+    """Its spectrum is kept between calls: a new size of map, or weights changed in place, must not meet an old one."""
+    layer = fold(Dcls2d(4, 4, 26, 23, padding=11, groups=4))
+    sizes = [(64, 62), (32, 31), (64, 62)]
+    with torch.no_grad():
+        for size in sizes:
+            for _ in range(2):
+                x = torch.randn(2, 4, *size)
+                expected = nn.functional.conv2d(x, layer.weight, layer.bias, padding=11, groups=4)
+                torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+                layer.weight.mul_(1.5)
+        restored = copy.deepcopy(layer)
+        restored.weight.neg_()
+        expected = nn.functional.conv2d(x, restored.weight, restored.bias, padding=11, groups=4)
+        torch.testing.assert_close(restored(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_folded_model_still_trains():
+    layer = fold(Dcls2d(4, 4, 26, 23, padding=11, groups=4))
+    layer(torch.randn(2, 4, 32, 31)).square().sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().sum() > 0
