@@ -1,6 +1,6 @@
 """Open sounds: a labelled corpus out of Debian packages -> HDF5 files that anyone can make again.
 
-`data/open_sounds/` lists 3,586 recordings in 126 packages of Debian's main archive with AudioSet labels, a teacher's
+`data/open_sounds/` lists 3,534 recordings in 125 packages of Debian's main archive with AudioSet labels, a teacher's
 scores and a split by package, and recipes for a synthetic part: General MIDI soundfonts played by fluidsynth, sentences
 spoken by espeak-ng and flite. Its README.md tells where all that comes from. This module gets the packages (apt, or a
 folder), checks them, takes out the audio, decodes it and writes
@@ -149,7 +149,7 @@ def prepare_open_sounds(
     """Make the corpus in the folder `output`; what is already there is kept, what is begun goes on.
 
     packages_folder: holds `PACKAGE_*.deb` files or unpacked packages `PACKAGE/usr/...`; what it lacks comes from apt.
-    core: only the 103 packages that bring most for their size: 2.3 GB instead of 9.1 GB to download.
+    core: only 102 packages that bring most for their size: 2.3 GB instead of 9.1 GB to download.
     say: is told, before anything is done, what it takes, and then what happens.
 
     Raises OpenSoundsError where the disk is too small or packages cannot be had, when all the others are done.

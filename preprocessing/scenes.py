@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class Scenes:
         if not len(self.recordings):
             raise ValueError("scenes need at least one recording")
         self.samples = round(self.seconds * SAMPLE_RATE)
-        self._noise = _noise_bank(np.random.default_rng(self.seed), max(NOISE_SECONDS, int(2 * self.seconds)))
+        self._noise = _noise_bank(max(NOISE_SECONDS, int(2 * self.seconds)))
         if self.weight is not None:
             self._cumulative = np.cumsum(self.weight / self.weight.sum())
 
@@ -167,10 +168,11 @@ def _loud_part(waveform: np.ndarray, samples: int, rng: np.random.Generator, tri
     return waveform[start : start + samples]
 
 
-def _noise_bank(rng: np.random.Generator, seconds: int) -> np.ndarray:
+@lru_cache(maxsize=4)
+def _noise_bank(seconds: int) -> np.ndarray:
     """(exponents, samples) float32 noise of unit peak, one row a colour; scenes cut their noise out of it."""
     samples = seconds * SAMPLE_RATE
     frequency = np.maximum(np.fft.rfftfreq(samples, 1 / SAMPLE_RATE), 20.0)
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(samples))
     rows = [np.fft.irfft(spectrum * frequency ** (-exponent / 2), samples) for exponent in NOISE_EXPONENTS]
     return np.stack([row / np.abs(row).max() for row in rows]).astype(np.float32)
