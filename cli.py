@@ -265,7 +265,7 @@ def prepare_open_sounds(
             show_default=False,
         ),
     ] = None,
-    core: Annotated[bool, typer.Option("--core", help="2.3 GB to download instead of 9.1, 2,600 clips.")] = False,
+    core: Annotated[bool, typer.Option("--core", help="2.3 GB to download instead of 9.1, 2,549 recordings.")] = False,
 ) -> None:
     """A labelled corpus out of Debian packages, which the embedded tagger was trained on.
 
