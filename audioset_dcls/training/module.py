@@ -167,7 +167,7 @@ class TaggingModule(L.LightningModule):
             clip, target, scores = (np.concatenate(parts) for parts in zip(*shares, strict=True))
         first = np.unique(clip, return_index=True)[1]
         self.map = mean_average_precision(target[first], scores[first])
-        self.log("val/map", self.map, prog_bar=True, logger=False, rank_zero_only=True)
+        self.log("val/map", self.map, prog_bar=True, logger=False, sync_dist=True)
         if not self.trainer.sanity_checking:
             self.log_row(self.global_step, {"val/map": self.map})
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -105,7 +107,15 @@ def train(config: DictConfig, folder: Path) -> float:
     if resumed and trainer.is_global_zero:
         step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
         restore_rows(csv_logger, folder / ".metrics.csv", step)
-    trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
+    except BaseException:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes would wait for this one
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()  # Lightning leaves it to the sweep's next run, whose processes are others
     return next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
 
 
