@@ -76,7 +76,8 @@ class FixedKernel:
     def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
         """`depthwise_conv2d` without gradients: a spectrum is kept until weight, size or type change."""
         cropped, cut_padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
-        if not is_spectral_faster(input, cropped, cut_padding):
+        if weight.is_inference() or not is_spectral_faster(input, cropped, cut_padding):
+            # weights made in inference mode do not tell when they change
             return depthwise_conv2d(input, weight, bias, padding)
         height, width = _axes(input, cropped, *cut_padding)
         x = _working(input)

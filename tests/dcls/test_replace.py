@@ -150,3 +150,12 @@ def test_folded_model_still_trains():
     layer(torch.randn(2, 4, 32, 31)).square().sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.abs().sum() > 0
+
+
+def test_layer_folded_in_inference_mode_follows_its_weights_too():
+    with torch.inference_mode():
+        layer = fold(Dcls2d(4, 4, 26, 23, padding=11, groups=4))
+        x = torch.randn(2, 4, 32, 31)
+        before = layer(x) - layer.bias.view(-1, 1, 1)
+        layer.weight.mul_(2)
+        torch.testing.assert_close(layer(x) - layer.bias.view(-1, 1, 1), 2 * before, rtol=1e-5, atol=1e-5)
