@@ -40,6 +40,9 @@ class LogMel(nn.Module):
         )
 
     def forward(self, waveform: Tensor) -> Tensor:
+        if waveform.device.type == "cpu" and waveform.dim() == 2 and not torch.compiler.is_compiling():
+            # two clips' spectra stay in the cache, those of a batch do not: twice as fast (benchmarks/preprocessing.py)
+            return torch.cat([self.from_power(self.power(clips)) for clips in waveform.split(2)])
         return self.from_power(self.power(waveform))
 
     def power(self, waveform: Tensor) -> Tensor:
