@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -183,3 +186,27 @@ def test_submitit(small: list[str], command: Command, tmp_path: Path) -> None:
     finish(command("-m", "seed=0,1", *small, "hydra/launcher=submitit_local", "epochs=1"))
     for seed in (0, 1):
         assert len(curve(tmp_path / "runs" / "small" / f"seed={seed}")) == 5
+
+
+@pytest.mark.slow
+def test_three_seeds_and_report(small: list[str], clips: Path, command: Command, tmp_path: Path) -> None:
+    """Two names for the same settings: three seeds each, then a report whose paired differences are zero."""
+    settings = [setting for setting in small if not setting.startswith("name=")]
+    finish(command("-m", "seed=0,1,2", "name=one,other", *settings, "epochs=1"))
+    evaluate = [sys.executable, "-c", "import cli; cli.evaluate()", "--runs", "runs", "--data", str(clips)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run(evaluate, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    with (tmp_path / "runs" / "comparison" / "runs.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    assert [(run["experiment"], run["seed"]) for run in runs] == [
+        (name, seed) for name in ("one", "other") for seed in "012"
+    ]
+    scores = [float(run["mAP"]) for run in runs]
+    assert scores[:3] == scores[3:]
+    assert len(set(scores)) > 1
+    for run, score in zip(runs, scores, strict=True):
+        logged = curve(tmp_path / "runs" / run["experiment"] / f"seed={run['seed']}")
+        assert score == pytest.approx(next(row["val/map"] for row in logged if "val/map" in row), abs=1e-6)
+    with (tmp_path / "runs" / "comparison" / "differences.csv").open(newline="") as file:
+        (difference,) = csv.DictReader(file)
+    assert float(difference["mean_mAP_difference"]) == 0
