@@ -1,4 +1,4 @@
-# ruff: noqa: PTH100, PTH112, PTH113, PTH118, PTH120, PTH207 - paths stay strings, as the user wrote them
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH118, PTH120, PTH207 - paths stay strings, as the user wrote them
 """From what a user names - files, folders, globs, stdin - to recordings, in an order that never changes."""
 
 from __future__ import annotations
@@ -63,12 +63,14 @@ def find_recordings(inputs: Iterable[str]) -> Found:
         else:
             paths.append(text)
             roots.append(os.path.dirname(text))
-    unique = list({path if path == STDIN else os.path.abspath(path): path for path in reversed(paths)}.values())[::-1]
+    unique: dict[str, str] = {}
+    for path in paths:
+        unique.setdefault(path if path == STDIN else os.path.abspath(path), path)
     root = os.path.commonpath([os.path.abspath(root) for root in roots]) if roots else ""
     return Found(
         [
             Recording(path, "stdin" if path == STDIN else os.path.relpath(os.path.abspath(path), root))
-            for path in unique
+            for path in unique.values()
         ],
         problems,
     )
@@ -85,7 +87,9 @@ def _below(folder: str, problems: list[str]) -> Iterator[str]:
         folders[:] = sorted(
             name for name in folders if name[0] != "." and os.path.realpath(os.path.join(place, name)) not in visited
         )
-        yield from (os.path.join(place, name) for name in sorted(files) if name[0] != "." and _has_suffix(name))
+        paths = (os.path.join(place, name) for name in sorted(files) if name[0] != "." and _has_suffix(name))
+        # a link to nowhere is a recording that is missing; a pipe or device would be waited for
+        yield from (path for path in paths if os.path.isfile(path) or not os.path.exists(path))
 
 
 def _is_audio(path: str) -> bool:

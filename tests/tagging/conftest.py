@@ -44,9 +44,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     waveforms, classes = [np.zeros_like(noise), 0.1 * noise, 0.001 * noise], [-1, -1, -1]
     for file, label in first_labels().items():
         waveform = read_audio(RECORDINGS / file)[: 5 * SAMPLE_RATE]
-        variants = [waveform, *(waveform + level * rng.standard_normal(len(waveform)) for level in (0.003, 0.01))]
+        # faint noise and the few milliseconds that codecs put in front
+        variants = [
+            np.pad(waveform + level * rng.standard_normal(len(waveform)), (lead, 0))
+            for level in (0, 0.005)
+            for lead in (0, 1024, 2600)
+        ]
         long = pad_or_trim(waveform, 10 * SAMPLE_RATE)
-        variants += [np.roll(long, shift * SAMPLE_RATE) for shift in (range(0, 10, 2) if file == "rooster.ogg" else (4,))]
+        variants += [
+            np.roll(long, shift * SAMPLE_RATE) for shift in (range(0, 10, 2) if file == "rooster.ogg" else (4,))
+        ]
         waveforms += [variant.astype(np.float32) for variant in variants]
         classes += [names.index(label)] * len(variants)
     with torch.no_grad():

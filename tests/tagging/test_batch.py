@@ -1,0 +1,250 @@
+"""Runs over folders: what is written where, and what a kill, a full disk or Ctrl-C leave."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audioset_dcls.tagging.journal import NAME
+from tests.tagging.conftest import COMMAND, RECORDINGS, environment, first_labels, write_tones
+
+Here = Callable[..., tuple[int, str, str]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_tones(tmp_path / "in", ["a.wav", "b.wav"])
+    write_tones(tmp_path / "in" / "c", ["a.wav"], 12)
+    return tmp_path / "in"
+
+
+def written(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_combined_and_own_files(folder: Path, tmp_path: Path, tag_here: Here) -> None:
+    out = tmp_path / "out"
+    status, stdout, err = tag_here(folder, "-o", out, "--format", "csv,json,raven", "--embeddings", "--plot")
+    assert (status, stdout) == (0, "")
+    own = {f"{name}{suffix}" for name in ("a.wav", "b.wav", "c/a.wav") for suffix in (".raven.txt", ".npy", ".png")}
+    assert written(out) == {"tags.csv", "tags.json"} | own
+    assert "tagged 3 of 3 recordings" in err
+    assert [record["file"] for record in json.loads((out / "tags.json").read_text())] == [
+        str(folder / name) for name in ("a.wav", "b.wav", "c/a.wav")
+    ]
+    assert np.load(out / "c" / "a.wav.npy").shape == (2, 320)
+    assert (out / "a.wav.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_file_a_recording(folder: Path, tmp_path: Path, tag_here: Here) -> None:
+    tag_here(folder, "-o", tmp_path / "out", "--format", "csv,table", "--separate")
+    names = ("a.wav", "b.wav", "c/a.wav")
+    assert written(tmp_path / "out") == {f"{name}{suffix}" for name in names for suffix in (".csv", ".txt")}
+    (row, *_) = csv.DictReader((tmp_path / "out" / "c" / "a.wav.csv").read_text().splitlines())
+    assert row["file"] == str(folder / "c" / "a.wav")
+
+
+def test_the_same_tags_in_every_format(tmp_path: Path, tag_here: Here) -> None:
+    file = RECORDINGS / "cow.ogg"
+    label = first_labels()["cow.ogg"]
+    assert f"  {label}\n" in tag_here(file)[1]
+    assert json.loads(tag_here(file, "--format", "json")[1])[0]["tags"][0]["label"] == label
+    assert next(csv.DictReader(tag_here(file, "--format", "csv")[1].splitlines()))["label"] == label
+    assert label in tag_here(file, "--format", "audacity")[1].splitlines()[0].split("\t")[2]
+    assert tag_here(file, "--format", "raven")[1].splitlines()[1].split("\t")[7] == label
+
+
+def test_the_same_run_writes_the_same_bytes(folder: Path, tmp_path: Path, tag_here: Here) -> None:
+    for out in ("1", "2"):
+        tag_here(folder, RECORDINGS, "-o", tmp_path / out, "--format", "csv,jsonl", "--jobs", out)
+    for name in ("tags.csv", "tags.jsonl"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_failures_are_tried_again(folder: Path, tmp_path: Path, tag_here: Here) -> None:
+    """What was tagged is kept, what failed is tried again, and the result is what one run would have given."""
+    command = (folder, "-o", tmp_path / "out", "--format", "jsonl")
+    content = (folder / "a.wav").read_bytes()
+    (folder / "a.wav").write_bytes(b"broken")
+    status, _, err = tag_here(*command)
+    assert status == 1
+    assert "a.wav" in err
+    assert (tmp_path / "out" / NAME).exists()
+    (folder / "a.wav").write_bytes(content)
+    status, _, err = tag_here(*command)
+    assert status == 0
+    assert "continuing: 2 of 3 are done" in err
+    records = [json.loads(line) for line in (tmp_path / "out" / "tags.jsonl").read_text().splitlines()]
+    assert [record["file"] for record in records] == [str(folder / name) for name in ("a.wav", "b.wav", "c/a.wav")]
+    assert not (tmp_path / "out" / NAME).exists()
+
+
+def start(tagger_file: Path, cwd: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+    command = [*COMMAND, "--model", str(tagger_file), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_records(journal: Path, count: int) -> None:
+    end = time.monotonic() + 60
+    while not journal.exists() or len(journal.read_bytes().splitlines()) <= count:
+        assert time.monotonic() < end, "the run writes nothing"
+        time.sleep(0.01)
+
+
+def test_kill_and_the_same_command(tagger_file: Path, tmp_path: Path) -> None:
+    """kill -9 twice in the middle, then the same command: every recording once, each like in a run without a kill."""
+    write_tones(tmp_path / "in", [f"{number:03}.wav" for number in range(80)])
+    arguments = ("in", "-o", "out", "--format", "jsonl,csv,audacity")
+    for count in (8, 25):
+        run = start(tagger_file, tmp_path, *arguments)
+        wait_for_records(tmp_path / "out" / NAME, count)
+        run.kill()
+        run.communicate()
+        assert run.returncode == -signal.SIGKILL
+        assert not (tmp_path / "out" / "tags.jsonl").exists()
+    run = start(tagger_file, tmp_path, *arguments)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert "continuing" in err
+    once = start(tagger_file, tmp_path, "in", "-o", "once", "--format", "jsonl,csv,audacity")
+    once.communicate(timeout=120)
+    assert written(tmp_path / "out") == written(tmp_path / "once")
+    for name in written(tmp_path / "once"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
+    records = (tmp_path / "out" / "tags.jsonl").read_text().splitlines()
+    assert [json.loads(line)["file"] for line in records] == [f"in/{number:03}.wav" for number in range(80)]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt(signal_number: signal.Signals, tagger_file: Path, tmp_path: Path) -> None:
+    """One line, 128 + the signal, and the files of what was done."""
+    write_tones(tmp_path / "in", [f"{number:03}.wav" for number in range(200)], 3)
+    run = start(tagger_file, tmp_path, "in", "-o", "out", "--format", "csv")
+    wait_for_records(tmp_path / "out" / NAME, 5)
+    run.send_signal(signal_number)
+    _, err = run.communicate(timeout=30)
+    assert run.returncode == 128 + signal_number
+    assert err.splitlines()[-1].startswith("dcls-tag: interrupted")
+    assert "Traceback" not in err
+    files = {row["file"] for row in csv.DictReader((tmp_path / "out" / "tags.csv").read_text().splitlines())}
+    assert files <= {f"in/{number:03}.wav" for number in range(200)}
+    assert len((tmp_path / "out" / NAME).read_bytes().splitlines()) > 5
+
+
+def test_full_disk(folder: Path, dcls_tag: Command, tmp_path: Path) -> None:
+    """stdout on a full device, and a folder that cannot be written: one line each, exit status 1."""
+    with Path("/dev/full").open("w") as full:
+        done = dcls_tag(folder, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["dcls-tag: stdout: cannot be written: No space left on device"]
+    (tmp_path / "file").touch()
+    done = dcls_tag(folder, "-o", tmp_path / "file" / "out")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "cannot be written" in line
+
+
+def test_a_disk_that_fills_up_while_running(folder: Path, tmp_path: Path, tagger_file: Path) -> None:
+    """A limit on file size stands for the disk: the journal ends with whole lines, the message is one line."""
+    write_tones(folder, [f"{number:03}.wav" for number in range(60)], 0.3)
+    limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 8; exec "$@"', "bash", *COMMAND]
+    arguments = [
+        "--model",
+        str(tagger_file),
+        str(folder),
+        "-o",
+        str(tmp_path / "out"),
+        "--threshold",
+        "0.001",
+        "--top",
+        "50",
+    ]
+    done = subprocess.run([*limited, *arguments], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    lines = (tmp_path / "out" / NAME).read_bytes().splitlines(keepends=True)
+    assert len(lines) > 1
+    assert all(json.loads(line) for line in lines)
+    assert lines[-1].endswith(b"\n")
+    done = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert f"continuing: {len(lines) - 1} of 63" in done.stderr
+
+
+def test_two_runs_into_one_folder(folder: Path, tmp_path: Path, tag_here: Here) -> None:
+    from audioset_dcls.tagging.journal import Journal
+
+    (tmp_path / "out").mkdir()
+    journal = Journal(tmp_path / "out", {})
+    status, _, err = tag_here(folder, "-o", tmp_path / "out")
+    journal.close()
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "another dcls-tag" in err
+
+
+def test_a_closed_pipe_is_no_crash(folder: Path, tagger_file: Path) -> None:
+    command = (
+        f"{' '.join(map(repr, COMMAND[:1]))} -c 'import cli; cli.tag()' --model {tagger_file} {folder} --format jsonl"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -c 1 >/dev/null"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr
+    assert "terminate" not in done.stderr
+
+
+def test_stdin(dcls_tag: Command) -> None:
+    content = (RECORDINGS / "duck.ogg").read_bytes()
+    done = dcls_tag("-", "--format", "json", "--plot", text=False, input=content)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    assert record["file"] == "stdin"
+    assert record["tags"][0]["label"] == first_labels()["duck.ogg"]
+
+
+def test_labels_and_threshold(tmp_path: Path, tag_here: Here) -> None:
+    (tmp_path / "wanted.txt").write_text("# birds\nDuck\n/m/09x0r\n\n")
+    status, out, _ = tag_here(
+        RECORDINGS / "duck.ogg", "--labels", tmp_path / "wanted.txt", "--threshold", "0.0001", "--format", "json"
+    )
+    assert status == 0
+    assert [tag["label"] for tag in json.loads(out)[0]["tags"]] == ["Duck", "Speech"]
+    assert json.loads(tag_here(RECORDINGS / "duck.ogg", "--threshold", "1", "--format", "json")[1])[0]["tags"] == []
+    assert (
+        len(
+            json.loads(tag_here(RECORDINGS / "duck.ogg", "--top", "7", "--threshold", "0.0001", "--format", "json")[1])[
+                0
+            ]["tags"]
+        )
+        == 7
+    )
+
+
+def test_timeline(tmp_path: Path, tag_here: Here) -> None:
+    write_tones(tmp_path, ["long.wav"], 31)
+    (record,) = json.loads(tag_here(tmp_path / "long.wav", "--timeline", "--threshold", "0.001", "--format", "json")[1])
+    assert record["events"]
+    assert all(0 <= event["start"] < event["end"] <= 31 for event in record["events"])
+    starts = [event["start"] for event in record["events"]]
+    assert starts == sorted(starts)
+
+
+def test_nothing_is_left_on_the_way(folder: Path, tmp_path: Path, tag_here: Here) -> None:
+    tag_here(folder, "-o", tmp_path / "out", "--format", "csv,parquet,audacity", "--plot", "--embeddings")
+    assert not [name for name in written(tmp_path / "out") if "unfinished" in name or Path(name).name.startswith(".")]

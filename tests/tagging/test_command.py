@@ -1,0 +1,153 @@
+"""The command line: usage errors, help, models, and what is not imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cli
+from tests.tagging.conftest import RECORDINGS, ROOT, environment
+
+Here = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name recordings"),
+        (["x.wav", "--format", "xml"], "'xml' is unknown; choose from table,json"),
+        (["x.wav", "--format", "json,csv"], "add -o DIR"),
+        (["x.wav", "--format", "parquet"], "add -o DIR"),
+        (["x.wav", "--embeddings"], "add -o DIR"),
+        (["x.wav", "--separate"], "add -o DIR"),
+        (["x.wav", "y.wav", "--format", "audacity"], "add -o DIR"),
+        (["x.wav", "--window", "0"], "window must be"),
+        (["x.wav", "--window", "5", "--hop", "6"], "hop must be"),
+        (["x.wav", "--threshold", "2"], "threshold must be"),
+        (["x.wav", "--top", "0"], "top must be"),
+        (["x.wav", "--top", "many"], "invalid int"),
+        (["x.wav", "--jobs", "0"], "jobs must be"),
+        (["x.wav", "--device", "tpu"], "invalid choice"),
+        (["x.wav", "--device", "cuda"], "no CUDA"),
+        (["x.wav", "--labels", "missing.txt"], "missing.txt"),
+        (["x.wav", "--model", "missing.onnx"], "missing.onnx: no such file"),
+        (["x.wav", "--model", "convnext_dclz"], "did you mean 'convnext_dcls'"),
+        (["x.wav", "--frobnicate"], "unrecognized arguments"),
+    ],
+)
+def test_usage_errors(arguments: list[str], message: str, tag_here: Here) -> None:
+    status, out, err = tag_here(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_labels_that_are_none(tmp_path: Path, tag_here: Here) -> None:
+    for content, message in (
+        ("Dogg\n", "did you mean 'Dog'"),
+        ("# none\n", "holds no labels"),
+        (b"\xff\xfe\xfa", "cannot be read"),
+    ):
+        path = tmp_path / "labels.txt"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        status, _, err = tag_here("x.wav", "--labels", path)
+        assert status == 2
+        assert message in err
+
+
+def test_help_shows_every_option_and_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dcls-tag", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.tag()
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option in (
+        "top",
+        "threshold",
+        "model",
+        "window",
+        "hop",
+        "timeline",
+        "format",
+        "output",
+        "labels",
+        "embeddings",
+        "jobs",
+    ):
+        assert f"--{option}" in text
+    for option in ("device", "resume", "plot", "list-models", "quiet", "separate"):
+        assert f"--{option}" in text
+    for default in (
+        "5",
+        "0.2",
+        "10",
+        "half the window, 5",
+        "table",
+        "cpu",
+        "--resume",
+        "the embedded one",
+        "one a core",
+    ):
+        assert f"(default: {default})" in text
+
+
+def test_neither_torch_nor_what_a_clip_does_not_need_is_imported(tagger_file: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, cli\n"
+        f"sys.argv = ['dcls-tag', '--model', {str(tagger_file)!r}, {str(RECORDINGS / 'speech_front_center.wav')!r}]\n"
+        "try: cli.tag()\n"
+        "except SystemExit as error: assert not error.code\n"
+        "heavy = {'torch', 'timm', 'librosa', 'scipy', 'matplotlib', 'pyarrow', 'av', 'onnx', 'h5py', 'rich'}\n"
+        "print(*sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == ""
+    assert "speech_front_center.wav" in done.stdout
+
+
+def test_without_an_embedded_tagger(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("audioset_dcls.tagging.model.data_folder", lambda name: tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dcls-tag", "x.wav"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.tag()
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--model" in line
+    assert "dcls-export" in line
+
+
+def test_list_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["dcls-tag", "--list-models"])
+    cli.tag()
+    out = capsys.readouterr().out
+    assert "tagger.onnx" in out.splitlines()[0]
+    assert "convnext_dcls" in out
+
+
+def export(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "import cli; cli.export()", *map(str, arguments)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=ROOT)
+
+
+def test_export(checkpoint: Path, tmp_path: Path, tag_here: Here) -> None:
+    done = export(checkpoint, tmp_path / "half.onnx", "--precision", "float16", "--clips", RECORDINGS / "cow.ogg")
+    assert done.returncode == 0, done.stderr
+    assert "half.onnx: " in done.stdout
+    assert "difference to float32 over 1 windows" in done.stdout
+    assert tag_here(RECORDINGS / "cow.ogg", "--model", tmp_path / "half.onnx")[0] == 0
+
+
+def test_export_failures(tmp_path: Path) -> None:
+    (tmp_path / "text.ckpt").write_text("hello")
+    done = export(tmp_path / "text.ckpt", tmp_path / "a.onnx")
+    assert done.returncode == 1
+    assert "text.ckpt" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,94 @@
+"""The journal keeps what is done and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audioset_dcls.tagging.journal import NAME, Journal, JournalError
+
+SETTINGS: dict[str, Any] = {"model": "abc", "window": 10.0}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / name for name in ("a.wav", "b.wav", "c.wav")]
+    for path in paths:
+        path.write_bytes(b"sound")
+    return [str(path) for path in paths]
+
+
+def filled(folder: Path, files: list[str]) -> None:
+    journal = Journal(folder, SETTINGS)
+    for file in files:
+        journal.add(file, {"file": file})
+    journal.close()
+
+
+def test_records_come_back_in_the_order_asked_for(tmp_path: Path, files: list[str]) -> None:
+    filled(tmp_path, files)
+    journal = Journal(tmp_path, SETTINGS)
+    assert len(journal) == 3
+    assert [record["file"] for record in journal.records([files[2], "unknown", files[0]])] == [files[2], files[0]]
+    assert files[1] in journal
+    journal.close(delete=True)
+    assert not (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_line_cut_by_a_kill_is_dropped(cut: int, tmp_path: Path, files: list[str]) -> None:
+    filled(tmp_path, files)
+    path = tmp_path / NAME
+    path.write_bytes(path.read_bytes()[:-cut])
+    journal = Journal(tmp_path, SETTINGS)
+    assert [file in journal for file in files] == [True, True, False]
+    journal.add(files[2], {"file": "again"})
+    journal.close()
+    assert [json.loads(line)["path"] for line in path.read_text().splitlines()[1:]] == files
+
+
+def test_other_settings_start_over(tmp_path: Path, files: list[str]) -> None:
+    filled(tmp_path, files)
+    journal = Journal(tmp_path, SETTINGS | {"window": 5.0})
+    assert journal.started_over == ["window"]
+    assert len(journal) == 0
+    journal.close()
+
+
+def test_a_journal_that_is_none_starts_over(tmp_path: Path, files: list[str]) -> None:
+    (tmp_path / NAME).write_bytes(b"\x00\xff no journal\n")
+    journal = Journal(tmp_path, SETTINGS)
+    assert len(journal) == 0
+    journal.add(files[0], {})
+    journal.close()
+    assert files[0] in Journal(tmp_path, SETTINGS)
+
+
+def test_no_resume_starts_over(tmp_path: Path, files: list[str]) -> None:
+    filled(tmp_path, files)
+    assert len(Journal(tmp_path, SETTINGS, resume=False)) == 0
+
+
+def test_a_changed_file_is_tagged_again(tmp_path: Path, files: list[str]) -> None:
+    filled(tmp_path, files)
+    Path(files[0]).write_bytes(b"another sound")
+    Path(files[1]).unlink()
+    journal = Journal(tmp_path, SETTINGS)
+    assert [file in journal for file in files] == [False, False, True]
+
+
+def test_stdin_is_never_known(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, SETTINGS)
+    journal.add("-", {})
+    assert "-" not in journal
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, SETTINGS)
+    with pytest.raises(JournalError, match="another dcls-tag"):
+        Journal(tmp_path, SETTINGS)
+    journal.close()
+    Journal(tmp_path, SETTINGS).close()
