@@ -181,6 +181,19 @@ def test_seeds_one_after_another(small: list[str], command: Command, tmp_path: P
 
 
 @pytest.mark.slow
+def test_bad_input_is_one_line(small: list[str], command: Command, tmp_path: Path) -> None:
+    """The other runs of a sweep go on; the exit status tells."""
+    kept = [setting for setting in small if not setting.startswith(("name=", "data.batch_size="))]
+    process = command("-m", "data.batch_size=3,4", *kept, "name=size${data.batch_size}", "epochs=1")
+    output = process.communicate()[0]
+    assert process.returncode == 1
+    (line,) = (line for line in output.splitlines() if line.startswith("dcls-train: "))
+    assert "batch_size=8 is not a multiple of data.batch_size=3" in line
+    assert "Traceback" not in output
+    assert len(curve(tmp_path / "runs" / "size4" / "seed=0")) == 5
+
+
+@pytest.mark.slow
 def test_submitit(small: list[str], command: Command, tmp_path: Path) -> None:
     """The SLURM launcher's settings work, tried with submitit's local executor."""
     finish(command("-m", "seed=0,1", *small, "hydra/launcher=submitit_local", "epochs=1"))
