@@ -46,7 +46,7 @@ def test_combined_and_own_files(folder: Path, tmp_path: Path, tag_here: Here) ->
 
 
 def test_one_file_a_recording(folder: Path, tmp_path: Path, tag_here: Here) -> None:
-    tag_here(folder, "-o", tmp_path / "out", "--format", "csv,table", "--separate")
+    tag_here(folder, "-o", tmp_path / "out", "--format", "csv,table", "--separate", "--threshold", "0.001")
     names = ("a.wav", "b.wav", "c/a.wav")
     assert written(tmp_path / "out") == {f"{name}{suffix}" for name in names for suffix in (".csv", ".txt")}
     (row, *_) = csv.DictReader((tmp_path / "out" / "c" / "a.wav.csv").read_text().splitlines())
