@@ -26,7 +26,7 @@ Source: TypeAlias = str | Path | IO[bytes] | bytes | np.ndarray
 WINDOW, HOP, THRESHOLD, TOP = 10.0, 5.0, 0.2, 5
 SHORTEST_WINDOW = 0.1  # s
 DROPPED_TAIL = 0.1  # s: "ten-second" clips are often a few milliseconds longer; that is no reason for a second window
-BATCH = {"cpu": 2, "cuda": 32}  # windows; see benchmarks/tag.py
+BATCH = {"cpu": 1, "cuda": 32}  # windows: larger ones are no faster on a core, and take more memory
 LOOKAHEAD = 32  # recordings begun before the first unfinished one is done
 
 
