@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
+
 from audioset_dcls.dcls import Dcls2d, fold
 from audioset_dcls.models import AudioTagger, create_model, reparameterize
 

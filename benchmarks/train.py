@@ -1,6 +1,6 @@
 """The whole training step of the paper's six cases: clips/s, and what share of the time goes where.
 
-    python -m benchmarks.train [--cases convnext_tiny_dcls ...] [--batch 8] [--steps 3] [--seconds 10] [--threads 2]
+    python benchmarks/train.py [--cases convnext_tiny_dcls ...] [--batch 8] [--steps 3] [--seconds 10] [--threads 2]
 
 Clips come from an HDF5 file through the data module, as in training; augmentation, log-mel, mixup, loss, optimiser are
 the experiment's. On a GPU in bfloat16, once as it is and once compiled. `data` is what the step waits for the loader;
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
 from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.folders import data_folder
