@@ -7,12 +7,18 @@ import csv
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from audioset_dcls.tagging.model import OnnxModel, open_model
 from preprocessing.audio import SAMPLE_RATE, read_audio
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
@@ -23,6 +29,17 @@ def first_labels() -> dict[str, str]:
     """Recording -> the first of its right answers."""
     with (RECORDINGS / "expected.csv").open(encoding="utf-8", newline="") as file:
         return {row["file"]: row["labels"].split(";")[0] for row in csv.DictReader(file)}
+
+
+def exact_log_mel(waveform: torch.Tensor) -> torch.Tensor:
+    """LogMel's (B, 1, 128, frames) computed in float64."""
+    import torch
+
+    from preprocessing.log_mel import LogMel
+
+    power = LogMel().spectrogram.double()(waveform.double())
+    decibels = 10 * torch.log10(LogMel().mel_scale.double()(power).clamp(min=1e-10))
+    return ((decibels + 18.2696) / 30.5735)[:, None]
 
 
 @pytest.fixture(scope="session")
@@ -113,8 +130,10 @@ def dcls_tag(tagger_file: Path, tmp_path: Path) -> Callable[..., subprocess.Comp
 def tag_here(
     tagger_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """The same in this process, which is quicker: (exit status, stdout, stderr)."""
+    """The same in this process, which is quicker: (exit status, stdout, stderr). A model is opened once a session."""
     import cli
+
+    monkeypatch.setattr("audioset_dcls.tagging.tagger.open_model", _open_once)
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dcls-tag", "--model", str(tagger_file), *map(str, arguments)])
@@ -124,6 +143,11 @@ def tag_here(
         return int(exit_.value.code or 0), captured.out, captured.err
 
     return run
+
+
+@cache
+def _open_once(model: str, device: str) -> OnnxModel:
+    return open_model(model, device)
 
 
 def environment() -> dict[str, str]:

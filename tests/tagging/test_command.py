@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cli
-from tests.tagging.conftest import RECORDINGS, ROOT, environment
+from tests.tagging.conftest import RECORDINGS, environment
 
 Here = Callable[..., tuple[int, str, str]]
 
@@ -132,22 +132,40 @@ def test_list_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert "convnext_dcls" in out
 
 
-def export(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "import cli; cli.export()", *map(str, arguments)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=ROOT)
+@pytest.fixture
+def export_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dcls-export", *map(str, arguments)])
+        status = 0
+        try:
+            cli.export()
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
 
 
-def test_export(checkpoint: Path, tmp_path: Path, tag_here: Here) -> None:
-    done = export(checkpoint, tmp_path / "half.onnx", "--precision", "float16", "--clips", RECORDINGS / "cow.ogg")
-    assert done.returncode == 0, done.stderr
-    assert "half.onnx: " in done.stdout
-    assert "difference to float32 over 1 windows" in done.stdout
-    assert tag_here(RECORDINGS / "cow.ogg", "--model", tmp_path / "half.onnx")[0] == 0
+def test_export(checkpoint: Path, tmp_path: Path, export_here: Here, tag_here: Here) -> None:
+    target = tmp_path / "half.onnx"
+    status, out, err = export_here(checkpoint, target, "--precision", "float16", "--clips", RECORDINGS / "cow.ogg")
+    assert status == 0, err
+    assert "half.onnx: " in out
+    assert "difference to float32 over 1 windows" in out
+    assert tag_here(RECORDINGS / "cow.ogg", "--model", target)[0] == 0
 
 
-def test_export_failures(tmp_path: Path) -> None:
+def test_export_failures(checkpoint: Path, tmp_path: Path, export_here: Here) -> None:
     (tmp_path / "text.ckpt").write_text("hello")
-    done = export(tmp_path / "text.ckpt", tmp_path / "a.onnx")
-    assert done.returncode == 1
-    assert "text.ckpt" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    for arguments, message in (
+        ((tmp_path / "text.ckpt", tmp_path / "a.onnx"), "text.ckpt"),
+        ((tmp_path / "missing.ckpt", tmp_path / "a.onnx"), "missing.ckpt: no such file"),
+        ((checkpoint, tmp_path / "a.onnx", "--precision", "int8"), "--clips"),
+        ((checkpoint, tmp_path / "a.onnx", "--clips", tmp_path / "missing.wav"), "missing.wav: no such file"),
+    ):
+        status, _, err = export_here(*arguments)
+        assert status == 1
+        (line,) = err.splitlines()
+        assert line.startswith("dcls-export: ")
+        assert message in line
+    assert not (tmp_path / "a.onnx").exists()
