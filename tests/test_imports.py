@@ -1,0 +1,190 @@
+"""The import rules of CONTRIBUTING.md: which room may use which, and what stays out of memory until it is needed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from onnx import TensorProto, helper, save_model
+
+ROOT = Path(__file__).parents[1]
+OWN = ("audioset_dcls", "preprocessing", "cli")
+
+# Room -> what it may import of this project. Longer names win: audioset_dcls.dcls is a room in audioset_dcls.
+ROOMS = {
+    "preprocessing": {"preprocessing"},
+    "audioset_dcls.dcls": {"audioset_dcls.dcls"},
+    "audioset_dcls.evaluation": {"audioset_dcls.evaluation", "preprocessing"},
+    "audioset_dcls.models": {
+        "audioset_dcls.models",
+        "audioset_dcls.dcls",
+        "audioset_dcls.folders",
+        "preprocessing",
+    },
+    "audioset_dcls.tagging": {
+        "audioset_dcls",  # the version
+        "audioset_dcls.tagging",
+        "audioset_dcls.models",
+        "audioset_dcls.dcls",
+        "audioset_dcls.folders",
+        "preprocessing",
+    },
+    "audioset_dcls.training": {
+        "audioset_dcls",
+        "audioset_dcls.training",
+        "audioset_dcls.evaluation",
+        "audioset_dcls.models",
+        "audioset_dcls.dcls",
+        "audioset_dcls.folders",
+        "preprocessing",
+    },
+}
+TORCH = {"torch", "torchaudio", "timm", "lightning", "torchvision", "onnxscript"}  # torch and what imports it
+LIGHT = {"typer"}  # what cli.py may import, beside the standard library, before a command is chosen
+
+# Hosts that files name, and why. Package registries and model hubs are none of them: nothing is fetched from there.
+HOSTS = {
+    "zenodo.org",  # the published checkpoints
+    "arxiv.org",  # the papers
+    "doi.org",
+    "git-lfs.github.com",  # the first line of every Git LFS pointer
+    "github.com",  # reference implementations
+    "creativecommons.org",  # licences
+    "research.google.com",  # AudioSet
+    "www.w3.org",  # the namespace of SVG
+}
+HOST_NAME = re.compile(rb"(?<![\w.@-])(?:[a-z0-9-]+\.)+(?:org|com|net|io|co|dev|ai|edu)(?![\w.(\[-])", re.IGNORECASE)
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """(dotted name, file) of every module of the project."""
+    for package in OWN:
+        for path in (ROOT / f"{package}.py", *sorted((ROOT / package).rglob("*.py"))):
+            if path.is_file():
+                name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                yield name.removesuffix(".__init__"), path
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Modules named by the import statements in a tree, those in functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import hides which room it is from"
+            assert node.module
+            yield node.module
+            # `from audioset_dcls import models` names the room behind the import
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module in OWN)
+
+
+def room_of(module: str) -> str:
+    """audioset_dcls.tagging.tagger -> audioset_dcls.tagging; audioset_dcls.Tagger -> audioset_dcls."""
+    first, _, rest = module.partition(".")
+    second = rest.partition(".")[0]
+    inside = (ROOT / first / second).is_dir() or (ROOT / first / f"{second}.py").is_file()
+    return f"{first}.{second}" if first == "audioset_dcls" and second and inside else first
+
+
+def run(code: str) -> set[str]:
+    """The modules that are loaded after running the code in a fresh interpreter."""
+    report = f"{code}\nimport sys; print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", report], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_uses_those_below_it_only(room: str) -> None:
+    files = [(name, path) for name, path in modules() if room_of(name) == room]
+    assert files
+    for name, path in files:
+        own = {room_of(module) for module in imported(ast.parse(path.read_text())) if module.split(".")[0] in OWN}
+        assert own <= ROOMS[room], f"{name} imports {sorted(own - ROOMS[room])}"
+
+
+def test_the_method_needs_torch_alone() -> None:
+    for name, path in modules():
+        if room_of(name) == "audioset_dcls.dcls":
+            used = {module.split(".")[0] for module in imported(ast.parse(path.read_text()))}
+            foreign = used - sys.stdlib_module_names - {"torch", "audioset_dcls"}
+            assert not foreign, f"{name} imports {sorted(foreign)}"
+
+
+def test_evaluation_knows_scores_and_targets_alone() -> None:
+    for name, path in modules():
+        if room_of(name) == "audioset_dcls.evaluation":
+            used = {module.split(".")[0] for module in imported(ast.parse(path.read_text()))}
+            assert not used & (TORCH | {"onnxruntime"}), f"{name} imports {sorted(used & TORCH)}"
+
+
+def test_commands_import_inside() -> None:
+    top = [
+        node for node in ast.parse((ROOT / "cli.py").read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    used = {module.split(".")[0] for node in top for module in imported(node)}
+    assert used <= sys.stdlib_module_names | LIGHT, f"cli imports {sorted(used - sys.stdlib_module_names - LIGHT)}"
+
+
+@pytest.mark.parametrize("package", ["audioset_dcls", "preprocessing", "cli"])
+def test_a_package_imports_nothing_heavy(package: str) -> None:
+    assert run(f"import {package}") & (TORCH | {"numpy", "onnxruntime", "hydra", "matplotlib"}) == set()
+
+
+def test_tagging_never_imports_torch(tmp_path: Path) -> None:
+    """With everything that a run can ask for: every format, events, embeddings, a picture, stereo at 8 kHz, MP3."""
+    soundfile.write(tmp_path / "a.wav", np.zeros((8000, 2)), 8000)
+    soundfile.write(tmp_path / "b.mp3", np.random.default_rng(0).normal(0, 0.1, 12 * 44100), 44100)
+    write_tagger(tmp_path / "tiny.onnx")
+    loaded = run(
+        "import sys, cli\n"
+        f"sys.argv = ['dcls-tag', '--model', 'tiny.onnx', '.', '-o', 'tags', '--timeline', '--embeddings', '--plot',\n"
+        "            '--format', 'table,json,jsonl,csv,audacity,raven,parquet', '--quiet']\n"
+        f"import os; os.chdir({str(tmp_path)!r})\n"
+        "try: cli.tag()\n"
+        "except SystemExit as end: assert not end.code, end.code"
+    )
+    assert (tmp_path / "tags" / "b.mp3.png").is_file()
+    assert (tmp_path / "tags" / "tags.parquet").is_file()
+    assert {"onnxruntime", "soundfile"} <= loaded
+    assert loaded & (TORCH | {"librosa", "sklearn", "onnx", "h5py", "hydra"}) == set()
+
+
+def write_tagger(path: Path) -> None:
+    """The smallest file that `dcls-tag` takes: each score tells how loud it is."""
+    nodes = [
+        helper.make_node("ReduceL2", ["waveform"], ["level"], axes=[1], keepdims=1),
+        helper.make_node("Sigmoid", ["level"], ["score"]),
+        helper.make_node("Concat", ["score"] * 3, ["scores"], axis=1),
+        helper.make_node("Concat", ["level"] * 3, ["embedding"], axis=1),
+        helper.make_node("Reshape", ["level", "map"], ["log_mel"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, ["batch", "samples"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("scores", "embedding", "log_mel")],
+        [helper.make_tensor("map", TensorProto.INT64, [4], [-1, 1, 1, 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"labels": json.dumps(["Speech", "Dog", "Bark"]), "sample_rate": "32000"})
+    save_model(model, path)
+
+
+def test_files_name_no_host_but_those_needed() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    paths = [ROOT / name.decode() for name in listed.split(b"\0") if name]
+    assert len(paths) > 100
+    for path in filter(Path.is_file, paths):
+        content = path.read_bytes()
+        if b"\0" not in content:
+            unknown = {host.decode().lower() for host in HOST_NAME.findall(content)} - HOSTS
+            assert not unknown, f"{path.relative_to(ROOT)} names {sorted(unknown)}"
