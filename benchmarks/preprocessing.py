@@ -1,6 +1,6 @@
 """Speed from files to tensors: log-mel, decoding, HDF5 to batches, each beside what people use today, in one run.
 
-    python benchmarks/preprocessing.py [log_mel] [decoding] [hdf5] [--reference DCLS-Audio]
+    python benchmarks/preprocessing.py [--part log_mel|decoding|hdf5] [--reference DCLS-Audio]
 
 --reference is a checkout of K-H-Ismail/DCLS-Audio, whose own dataset then runs beside ours.
 
@@ -171,14 +171,14 @@ def reference_dataset(checkout: Path, folder: str, is_train: bool) -> Dataset[tu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=("log_mel", "decoding", "hdf5"), help="default: all")
+    parser.add_argument("--part", action="append", choices=("log_mel", "decoding", "hdf5"), help="default: all")
     parser.add_argument("--reference", type=Path, metavar="DCLS-Audio")
     options = parser.parse_args()
     parts = {"log_mel": log_mel, "decoding": decoding, "hdf5": lambda: hdf5(options.reference)}
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, librosa {librosa.__version__}"
     print(f"{machine}, {versions}: python {' '.join(sys.argv)}")
-    for part in options.parts or parts:
+    for part in options.part or parts:
         parts[part]()
 
 

@@ -37,7 +37,7 @@ def exact_log_mel(waveform: torch.Tensor) -> torch.Tensor:
 
     from preprocessing.log_mel import LogMel
 
-    power = LogMel().spectrogram.double()(waveform.double())
+    power = LogMel().spectrogram.double()(waveform.double()).abs() ** 2
     decibels = 10 * torch.log10(LogMel().mel_scale.double()(power).clamp(min=1e-10))
     return ((decibels + 18.2696) / 30.5735)[:, None]
 
