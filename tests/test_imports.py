@@ -48,7 +48,6 @@ ROOMS = {
     },
 }
 TORCH = {"torch", "torchaudio", "timm", "lightning", "torchvision", "onnxscript"}  # torch and what imports it
-LIGHT = {"typer"}  # what cli.py may import, beside the standard library, before a command is chosen
 
 # Hosts that files name, and why. Package registries and model hubs are none of them: nothing is fetched from there.
 HOSTS = {
@@ -131,7 +130,7 @@ def test_commands_import_inside() -> None:
         node for node in ast.parse((ROOT / "cli.py").read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
     ]
     used = {module.split(".")[0] for node in top for module in imported(node)}
-    assert used <= sys.stdlib_module_names | LIGHT, f"cli imports {sorted(used - sys.stdlib_module_names - LIGHT)}"
+    assert used <= sys.stdlib_module_names, f"cli imports {sorted(used - sys.stdlib_module_names)}"
 
 
 @pytest.mark.parametrize("package", ["audioset_dcls", "preprocessing", "cli"])
