@@ -73,7 +73,7 @@ def row(batch: int, channels: int, height: int, width: int, kernel: int) -> None
         return F.conv2d(x, k, padding=3, groups=channels)
 
     exact = F.conv2d(inputs[1].double(), weight.double(), padding=padding, groups=channels)
-    error = float((ours(inputs[1], weight) - exact).abs().max() / exact.abs().max())
+    error = float((ours(inputs[1], weight).detach() - exact).abs().max() / exact.abs().max())
     with torch.no_grad():
         forward = [min(fastest(lambda x=x: of_torch(x, weight)) for x in inputs)]  # type: ignore[misc]
         forward += [fastest(lambda: ours(inputs[1], weight))]
