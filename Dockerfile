@@ -3,7 +3,7 @@
 #   docker run --rm --network none --read-only --cap-drop ALL -v "$PWD:/audio:ro" dcls-tag /audio
 FROM python:3.12-slim AS build
 WORKDIR /build
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE THIRD_PARTY.md ./
 RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --upgrade 'pip>=25.1'
 # the libraries in a layer of their own: they change less often than the code
 RUN /opt/venv/bin/pip install --no-cache-dir --group tagging
