@@ -15,7 +15,7 @@ from preprocessing.constants import F_MAX, F_MIN, MEAN, N_MELS, STD
 
 _COLUMNS = 1500  # of waveform and spectrogram, however long the recording is
 _BLOCK = 10.0  # s
-_TAGS = 8
+_TAGS = 10
 
 
 def plot(path: Path, model: OnnxModel, source: str | IO[bytes], result: Result, threshold: float) -> None:
@@ -28,8 +28,7 @@ def plot(path: Path, model: OnnxModel, source: str | IO[bytes], result: Result, 
     from matplotlib.figure import Figure  # the figure alone: pyplot would look for a display
 
     low, high, log_mel = _overview(model, source, result.duration)
-    shown = [i for i in np.argsort(-result.scores, kind="stable")[:_TAGS] if result.scores[i] >= threshold]
-    shown = shown or [int(result.scores.argmax())]
+    shown = tags_to_show(result.timeline, threshold)
     end = result.duration
     figure = Figure(figsize=(11, 5.2 + 0.26 * len(shown)), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, height_ratios=[1.2, 2.4, 0.4 + 0.3 * len(shown)])
@@ -56,6 +55,22 @@ def plot(path: Path, model: OnnxModel, source: str | IO[bytes], result: Result, 
     figure.colorbar(mesh, ax=axes[2], label="score", pad=0.01)
     with beside(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=110)
+
+
+def tags_to_show(timeline: np.ndarray, threshold: float, count: int = _TAGS) -> list[int]:
+    """The classes that tell most about a timeline (windows, C): each window's best, then each window's second, ...
+
+    At most `count` of those that reach the threshold, in the order of their first appearance; where none does, the
+    best one. The `count` highest scores would all be of one loud bird and its superclasses.
+    """
+    ranked = np.argsort(-timeline, axis=1, kind="stable")
+    highest = timeline.max(axis=0)
+    chosen: list[int] = []
+    for rank in range(min(count, timeline.shape[1])):
+        of_rank = np.unique(ranked[timeline.max(axis=1) >= threshold, rank])
+        new = [int(i) for i in of_rank[np.argsort(-highest[of_rank], kind="stable")] if i not in chosen]
+        chosen += [i for i in new if highest[i] >= threshold][: count - len(chosen)]
+    return sorted(chosen, key=lambda i: int(timeline[:, i].argmax())) or [int(highest.argmax())]
 
 
 def _overview(model: OnnxModel, source: str | IO[bytes], duration: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
