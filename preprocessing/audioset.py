@@ -125,7 +125,7 @@ def prepare(
         with ClipWriter(output, collection.labels, compression=compression, source=collection.source) as writer:
             done = sum(note["consumed"] for note in writer.notes)
             left_out = [LeftOut(*entry) for note in writer.notes for entry in note["left_out"]]
-            with _progress() as progress:
+            with progress_bar() as progress:
                 task = progress.add_task(output.name, total=collection.total, completed=done)
                 remaining = itertools.islice(collection.clips(), done, None)
                 for batch, chunks in _decode_all(remaining, workers, compression):
@@ -191,7 +191,8 @@ def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
     unfinished.rename(path)
 
 
-def _progress() -> Any:
+def progress_bar() -> Any:
+    """Of clips; off where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -249,7 +250,7 @@ def _decode_all(
     pending: deque[tuple[list[Clip | LeftOut], list[str | Slice | bytes | None], Future[list[bytes | str | None]]]] = (
         deque()
     )
-    pool = _start_pool(workers)
+    pool = start_pool(workers)
 
     def submit(audio: list[str | Slice | bytes | None]) -> Future[list[bytes | str | None]]:
         try:
@@ -272,7 +273,7 @@ def _decode_all(
             except BrokenProcessPool:
                 pool.shutdown()
                 decoded = [_decode_alone(source, compression) for source in audio]
-                pool = _start_pool(workers)
+                pool = start_pool(workers)
                 pending = deque((batch, audio, submit(audio)) for batch, audio, _ in pending)
             yield batch, decoded
     finally:
@@ -285,20 +286,25 @@ def _portable(audio: str | Slice | bytes | Callable[[], bytes | None]) -> str | 
 
 
 def _decode_alone(source: str | Slice | bytes | None, compression: str | None) -> bytes | str | None:
-    with _start_pool(1) as pool:
+    with start_pool(1) as pool:
         try:
             return pool.submit(_decode_batch, [source], compression).result()[0]
         except BrokenProcessPool:
             return "the decoder crashed on it"
 
 
-def _start_pool(workers: int) -> ProcessPoolExecutor:
+def start_pool(
+    workers: int, initializer: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+) -> ProcessPoolExecutor:
+    """Processes that leave Ctrl-C to this one and do not outlive it; each calls `initializer(*arguments)` first."""
     # spawn: this process has threads (progress, Arrow), and those do not survive a fork
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(initializer, arguments)
+    )
 
 
-def _start_worker() -> None:
+def _start_worker(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     """Leave Ctrl-C to the parent, and end when it was killed: a pool's processes would wait for work for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -309,6 +315,8 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    if initializer is not None:
+        initializer(*arguments)
 
 
 # AudioSet ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 A batch is a dict of tensors: `waveform` int16 (B, samples), `target` bool (B, C), `clip` int64 (B,), the place among
 the joined files, and, with a teacher, `teacher` float16 (B, C). Casting, log-mel and augmentation happen on the
-training device: the CPU has nothing to do but to read.
+training device: the CPU has nothing to do but to read. With a stored teacher's embeddings there is `embedding` float16
+(B, D), and in validation, where files know it, `length` int64 (B,): where the zeros begin that pad a clip.
 
 What is in a batch depends on the seed, the epoch and the batch's number alone, not on the workers; the place in an
 epoch is part of Lightning's checkpoints. So a training that was killed goes on with the batches it would have seen.
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
+from preprocessing.audio import SAMPLE_RATE
 from preprocessing.dataset import ClipDataset, Request
 from preprocessing.hdf5 import ClipFileError
 
@@ -138,8 +140,10 @@ class AudioSetDataModule(lightning.LightningDataModule):
         balanced: draw clips with replacement so that every label comes equally often; off, as in DCLS-Audio.
         teacher: where the train clips' scores of a teacher lie: `"stored"` in the train files, or an npz or HDF5 file
             (`TeacherScores`).
-        clip_seconds: length of the clips in a batch, at most that of the files.
+        clip_seconds: length of the clips in a batch, at most that of the files; None for whole clips.
         random_crop: train on a random part of longer clips instead of their first; evaluation has the first part.
+
+    Clips that are padded with zeros are validated at their true length, but not shorter than the training clips are.
 
     Raises ClipFileError as `ClipDataset` does, and where a split is asked for that was not given.
     """
@@ -154,7 +158,7 @@ class AudioSetDataModule(lightning.LightningDataModule):
         seed: int = 0,
         balanced: bool = False,
         teacher: str | Path | None = None,
-        clip_seconds: float = 10.0,
+        clip_seconds: float | None = 10.0,
         random_crop: bool = False,
     ) -> None:
         super().__init__()
@@ -177,8 +181,11 @@ class AudioSetDataModule(lightning.LightningDataModule):
         if split not in self._datasets:
             if not self._paths[split]:
                 raise ClipFileError(f"data: no file was given for {split}")
-            teacher = self.teacher if split == "train" else None
-            dataset = ClipDataset(self._paths[split], self.clip_seconds, teacher)
+            if split == "train":
+                dataset = ClipDataset(self._paths[split], self.clip_seconds, self.teacher)
+            else:
+                least = self.dataset("train").samples / SAMPLE_RATE if self._paths["train"] else None
+                dataset = ClipDataset(self._paths[split], self.clip_seconds, least_seconds=least)
             for other, opened in self._datasets.items():
                 if opened.labels != dataset.labels:
                     raise ClipFileError(f"{self._paths[split][0]}: has other labels than the {other} file")

@@ -30,16 +30,28 @@ class Request(NamedTuple):
 class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     """The clips of one or more files, a batch at a time: `dataset[Request([5, 0, 7])]`.
 
+    clip_seconds: None for whole clips, which must then be equally long in all files.
+    least_seconds: where the files tell how long clips were before zeros padded them, batches have that `length`, int64
+        (B,), or this if it is longer; None for no lengths.
+
     Raises ClipFileError for files that cannot be read or differ in their labels, clips shorter than `clip_seconds`, and
     clips that the teacher has not scored.
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], clip_seconds: float = 10.0, teacher: str | Path | None = None
+        self,
+        paths: Sequence[str | Path],
+        clip_seconds: float | None = 10.0,
+        teacher: str | Path | None = None,
+        least_seconds: float | None = None,
     ) -> None:
         self.files = [ClipFile(path) for path in paths]
         self.labels = self.files[0].labels
+        if clip_seconds is None:
+            clip_seconds = self.files[0].samples / SAMPLE_RATE
         self.samples = round(clip_seconds * SAMPLE_RATE)
+        self.embedding_size = 0
+        """Width of the teacher's stored embeddings, 0 where there are none."""
         for file in self.files:
             if file.labels != self.labels:
                 raise ClipFileError(f"{file.path}: has other labels than {self.files[0].path}")
@@ -50,6 +62,12 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
                 raise ClipFileError(f"{file.path}: has no teacher's scores")
         self._ends = np.cumsum([len(file) for file in self.files])
         self._stored_teacher = teacher == STORED
+        if self._stored_teacher and len(widths := {file.embedding_size for file in self.files}) == 1:
+            self.embedding_size = widths.pop()
+        self._lengths = None
+        known = [file.lengths for file in self.files if file.lengths is not None]
+        if least_seconds is not None and least_seconds < clip_seconds and len(known) == len(self.files):
+            self._lengths = np.concatenate(known).clip(round(least_seconds * SAMPLE_RATE), self.samples)
         self._teacher = None
         if teacher is not None and teacher != STORED:
             self._teacher = TeacherScores(teacher, self.audio_names(), len(self.labels))
@@ -73,6 +91,20 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         joined = np.concatenate(weights)
         return joined / joined.sum()
 
+    def class_priors(self) -> npt.NDArray[np.float32]:
+        """(C,) mean over the clips of the label, or of the teacher's score where that is stored and higher."""
+        total = np.zeros(len(self.labels))
+        for end, file in zip(self._ends, self.files, strict=True):
+            for first in range(0, len(file), 4096):
+                rows = np.arange(first, min(first + 4096, len(file)))
+                target = file.read("target", rows).astype(np.float32)
+                if self._stored_teacher:
+                    target = np.maximum(target, file.read("teacher", rows))
+                elif self._teacher is not None:
+                    target = np.maximum(target, self._teacher.read(end - len(file) + rows))
+                total += target.sum(0, dtype=np.float64)
+        return (total / len(self)).astype(np.float32)
+
     def __getitem__(self, request: Request) -> dict[str, torch.Tensor]:
         clips = np.asarray(request.clips, np.int64)
         waveform = _empty(len(clips), self.samples, torch.int16)
@@ -80,6 +112,10 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         batch = {"waveform": waveform, "target": target, "clip": torch.from_numpy(clips)}
         if self._stored_teacher or self._teacher is not None:
             batch["teacher"] = _empty(len(clips), len(self.labels), torch.float16)
+        if self.embedding_size:
+            batch["embedding"] = _empty(len(clips), self.embedding_size, torch.float16)
+        if self._lengths is not None:
+            batch["length"] = torch.from_numpy(self._lengths[clips])
         starts = np.zeros(len(clips), np.int64)
         file_of_clip = np.searchsorted(self._ends, clips, side="right")
         if request.crop_seed is not None:
@@ -94,6 +130,8 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             target.numpy()[places] = file.read("target", rows)
             if self._stored_teacher:
                 batch["teacher"].numpy()[places] = file.read("teacher", rows)
+            if self.embedding_size:
+                batch["embedding"].numpy()[places] = file.read("embedding", rows)
         if self._teacher is not None:
             batch["teacher"].numpy()[:] = self._teacher.read(clips)
         return batch

@@ -7,9 +7,11 @@
 | `target`     | bool (N, C)         | the labels                                                        |
 | `group`      | S (N,), optional    | what must not be split over train and test, e.g. the package      |
 | `teacher`    | float16 (N, C), opt.| a teacher's scores                                                |
+| `embedding`  | float16 (N, D), opt.| a teacher's pooled embedding                                      |
 
 Attributes: `labels` (JSON list of C display names; absent in PANNs' files, which have the 527 of AudioSet),
-`sample_rate`, `clip_count` and `clip_ids_sha256` (see `hash_ids`).
+`sample_rate`, `clip_count`, `clip_ids_sha256` (see `hash_ids`), and, where clips are padded with zeros, their true
+lengths as `samples`, int32 (N,).
 """
 
 from __future__ import annotations
@@ -98,6 +100,11 @@ class ClipFile:
         self.clips = len(named)
         self.samples = int(waveform.shape[1])
         self.has_teacher = "teacher" in file
+        self.embedding_size = int(file["embedding"].shape[1]) if "embedding" in file else 0
+        self.lengths: npt.NDArray[np.int64] | None = None
+        """(N,) samples before the zeros that pad the clips; None where the file does not tell."""
+        if "samples" in file.attrs:
+            self.lengths = self._of_clips(file.attrs["samples"].astype(np.int64))
         self.has_group = "group" in file
 
     def __len__(self) -> int:
@@ -124,7 +131,9 @@ class ClipFile:
         return rows if self._rows is None else self._rows[rows]
 
     def _column(self, name: str) -> npt.NDArray[Any]:
-        values: npt.NDArray[Any] = self._open()[name][:]
+        return self._of_clips(self._open()[name][:])
+
+    def _of_clips(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values if self._rows is None else values[self._rows]
 
     def audio_names(self) -> list[str]:
@@ -143,7 +152,7 @@ class ClipFile:
         return counts
 
     def read(self, column: str, clips: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Rows of `target` or `teacher`, (B, C), in the order of `clips`."""
+        """Rows of `target`, `teacher` or `embedding`, (B, C or D), in the order of `clips`."""
         rows, dataset = self._row(clips), self._open()[column]
         if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
             return np.asarray(dataset[rows[0] : rows[-1] + 1])
@@ -219,6 +228,7 @@ class ClipWriter:
         samples: length of a clip.
         compression: None or "gzip" (lossless, read by every HDF5 library).
         teacher, group: whether the optional columns are written.
+        embedding: width of the teacher's embeddings, 0 for none.
         source: any string that tells these contents from others, e.g. a hash of the lists they are made from; stored.
 
     Raises ClipFileError where the file exists, another process writes it, or `.part` was begun with other arguments.
@@ -239,6 +249,7 @@ class ClipWriter:
         compression: str | None = None,
         teacher: bool = False,
         group: bool = False,
+        embedding: int = 0,
         source: str = "",
     ) -> None:
         if compression not in (None, "gzip"):
@@ -274,9 +285,13 @@ class ClipWriter:
             "teacher": teacher,
             "group": group,
             "source": source,
-        }
-        self._row_bytes = {"target": len(self.labels)} | ({"teacher": 2 * len(self.labels)} if teacher else {})
-        self._columns = {name: self._binary(name) for name in ("waveform", *self._row_bytes)}
+        } | ({"embedding": embedding} if embedding else {})
+        self._tables: dict[str, tuple[type[np.generic], int]] = {"target": (np.bool_, len(self.labels))}
+        if teacher:
+            self._tables["teacher"] = np.float16, len(self.labels)
+        if embedding:
+            self._tables["embedding"] = np.float16, embedding
+        self._columns = {name: self._binary(name) for name in ("waveform", *self._tables)}
         self._recover(header)
 
     def _binary(self, name: str) -> IO[bytes]:
@@ -305,8 +320,8 @@ class ClipWriter:
     def _cut_off(self) -> None:
         """Shorten the columns to what the journal vouches for."""
         self._columns["waveform"].truncate(self._waveform_bytes())
-        for name, size in self._row_bytes.items():
-            self._columns[name].truncate(len(self) * size)
+        for name, (dtype, width) in self._tables.items():
+            self._columns[name].truncate(len(self) * width * np.dtype(dtype).itemsize)
         for column in self._columns.values():
             column.seek(0, os.SEEK_END)
 
@@ -342,24 +357,24 @@ class ClipWriter:
         *,
         groups: Sequence[str] | None = None,
         teacher: npt.ArrayLike | None = None,
+        embedding: npt.ArrayLike | None = None,
         note: Any = None,
     ) -> None:
         """Write B clips: all on the disk when it returns; cut short, none of them.
 
         Arguments:
             waveforms: B times int16 (samples,), or what `encode` made of them in a worker process.
-            targets: (B, C) bool.
+            targets: (B, C) bool. teacher: (B, C), embedding: (B, D), where such columns were announced.
             note: anything JSON can hold, for the caller's own bookkeeping; comes back in `notes`.
         """
         count = len(audio_names)
         if len(set(audio_names)) < count or not self._seen.isdisjoint(audio_names):
             raise ClipFileError(f"{self.path}: a clip name was given twice in {list(audio_names)[:3]}...")
-        columns = {"target": np.asarray(targets, bool)}
-        if "teacher" in self._row_bytes:
-            columns["teacher"] = np.asarray(teacher, np.float16)
+        given = {"target": targets, "teacher": teacher, "embedding": embedding}
+        columns = {name: np.asarray(given[name], dtype) for name, (dtype, _) in self._tables.items()}
         for name, values in columns.items():
-            if values.shape != (count, len(self.labels)):
-                raise ClipFileError(f"{self.path}: {name} is {values.shape}, not ({count}, {len(self.labels)})")
+            if values.shape != (count, self._tables[name][1]):
+                raise ClipFileError(f"{self.path}: {name} is {values.shape}, not ({count}, {self._tables[name][1]})")
         chunks = [chunk if isinstance(chunk, bytes) else encode(chunk, self.compression) for chunk in waveforms]
         if len(chunks) != count or (not self.compression and {*map(len, chunks)} - {2 * self.samples}):
             raise ClipFileError(f"{self.path}: {count} clips of {self.samples} samples were promised")
@@ -394,9 +409,8 @@ class ClipWriter:
         with self._create(made) as file:
             self._store_waveforms(file)
             file["audio_name"] = np.array([name.encode() for name in self.audio_names], "S")
-            for name, dtype in (("target", bool), ("teacher", np.float16)):
-                if name in self._row_bytes:
-                    file[name] = np.memmap(self._part / name, dtype, "r", shape=(len(self), len(self.labels)))
+            for name, (dtype, width) in self._tables.items():
+                file[name] = np.memmap(self._part / name, dtype, "r", shape=(len(self), width))
             if self.groups is not None:
                 file["group"] = np.array([group.encode() for group in self.groups], "S")
             file.attrs["labels"] = json.dumps(self.labels, ensure_ascii=False)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from preprocessing.datamodule import AudioSetDataModule
 from preprocessing.dataset import ClipDataset, Request
-from preprocessing.scenes import Scenes, load_recordings
+from preprocessing.scenes import Scenes, drawing_weights, load_recordings
+
+_PRIOR_SCENES = 512
 
 
 class SceneDataset(ClipDataset):
@@ -32,12 +35,22 @@ class SceneDataset(ClipDataset):
     ) -> None:
         super().__init__(paths)
         recordings = load_recordings(paths)
-        weight = super().balancing_weights() ** 0.5 if balanced else None
+        weight = drawing_weights(recordings.target) if balanced else None
         self.scenes = Scenes(recordings, scenes_per_epoch, seconds, recordings_per_scene, seed=seed, weight=weight)
+        self.samples = self.scenes.samples
         self._has_teacher = recordings.teacher is not None
 
     def __len__(self) -> int:
         return len(self.scenes)
+
+    def class_priors(self) -> npt.NDArray[np.float32]:
+        """(C,) mean over some hundred scenes of the label, or of the joined teacher's score where that is higher."""
+        scenes = [self.scenes[index] for index in range(min(len(self), _PRIOR_SCENES))]
+        columns = ("target", "teacher") if self._has_teacher else ("target",)
+        prior: npt.NDArray[np.float32] = np.mean(
+            [np.max([scene[name] for name in columns], axis=0) for scene in scenes], axis=0, dtype=np.float32
+        )
+        return prior
 
     def __getitem__(self, request: Request) -> dict[str, torch.Tensor]:
         epoch = request.crop_seed[1] if request.crop_seed else 0
@@ -55,7 +68,7 @@ class SceneDataModule(AudioSetDataModule):
         scene_seconds: length of a scene. Short ones first: a network learns more from a hundred scenes of 2.5 s than
             from the 25 of 10 s that take as long.
         recordings_per_scene: least and most of them.
-        balanced: draw recordings by the square root of what would make every label come equally often.
+        balanced: draw recordings of rare classes more often (`scenes.drawing_weights`).
     """
 
     def __init__(

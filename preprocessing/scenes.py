@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
+import numpy.typing as npt
 import soxr
 
 from preprocessing.audio import SAMPLE_RATE
@@ -46,7 +46,7 @@ class Recordings:
 
 
 def load_recordings(paths: Sequence[str | Path]) -> Recordings:
-    """The clips of HDF5 files in memory, without the zeros that pad them.
+    """The clips of HDF5 files without the zeros that pad them, read when they are asked for.
 
     The lengths are in an attribute that `dcls-prepare open-sounds` writes; without it clips are whole. The files must
     all have a teacher's scores, or none is used.
@@ -54,19 +54,44 @@ def load_recordings(paths: Sequence[str | Path]) -> Recordings:
     Raises ClipFileError for files that cannot be read or differ in their labels.
     """
     files = [ClipFile(path) for path in paths]
-    waveforms: list[np.ndarray] = []
-    for path, file in zip(paths, files, strict=True):
+    for file in files:
         if file.labels != files[0].labels:
             raise ClipFileError(f"{file.path}: has other labels than {files[0].path}")
-        with h5py.File(path, "r") as opened:
-            lengths = opened.attrs.get("samples", np.full(len(file), file.samples))
-        waveforms += [file.waveforms([clip])[0, :length].copy() for clip, length in enumerate(lengths)]
+    waveforms = _StoredWaveforms(files)
     rows = [np.arange(len(file)) for file in files]
     target = np.concatenate([file.read("target", row) for file, row in zip(files, rows, strict=True)])
     if not all(file.has_teacher for file in files):
         return Recordings(waveforms, target)
     teacher = np.concatenate([file.read("teacher", row) for file, row in zip(files, rows, strict=True)])
     return Recordings(waveforms, target, teacher)
+
+
+class _StoredWaveforms(Sequence[np.ndarray]):
+    """The waveforms of files, each read when it is asked for: nothing to hold in memory or to send to workers."""
+
+    def __init__(self, files: Sequence[ClipFile]) -> None:
+        self._places = [
+            (file, clip, int(length))
+            for file in files
+            for clip, length in enumerate(file.lengths if file.lengths is not None else [file.samples] * len(file))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        file, clip, length = self._places[index]
+        return file.read_waveforms([clip], np.empty((1, length), np.int16))[0]
+
+
+def drawing_weights(target: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """(N,) how often to draw recordings with the labels `target`, (N, C): rare classes more often.
+
+    1 / sqrt(number of recordings with its rarest label): half-way, in the exponent, from drawing recordings equally
+    often to drawing classes so, which would wear out the two or three recordings that some have.
+    """
+    weight: npt.NDArray[np.float64] = np.sqrt((target / np.maximum(target.sum(0), 1)).max(1))
+    return weight
 
 
 @dataclass

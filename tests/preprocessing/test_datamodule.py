@@ -297,3 +297,41 @@ def test_the_dataset_alone(files: list[Path]) -> None:
     batch = dataset[Request(np.array([50, 2, 2]))]
     np.testing.assert_array_equal(batch["waveform"], joined(files, "waveform")[[50, 2, 2]])
     assert batch["clip"].tolist() == [50, 2, 2]
+
+
+def test_stored_embeddings_come_with_their_clips(tmp_path: Path) -> None:
+    numbers = np.arange(10)
+    with ClipWriter(tmp_path / "scenes.h5", ["a"], samples=SAMPLES, teacher=True, embedding=3) as writer:
+        embedding = numbers[:, None] + [0.0, 0.25, 0.5]
+        writer.append(
+            [str(number) for number in numbers],
+            np.zeros((10, SAMPLES), np.int16),
+            np.ones((10, 1), bool),
+            teacher=np.zeros((10, 1)),
+            embedding=embedding,
+        )
+        writer.finish()
+    dataset = ClipDataset([tmp_path / "scenes.h5"], None, "stored")
+    assert (dataset.samples, dataset.embedding_size) == (SAMPLES, 3)
+    batch = dataset[Request(np.array([7, 2]))]
+    assert batch["embedding"].tolist() == [[7.0, 7.25, 7.5], [2.0, 2.25, 2.5]]
+    assert "embedding" not in ClipDataset([tmp_path / "scenes.h5"], None)[Request(np.array([0]))]
+
+
+def test_class_priors_are_those_of_the_harder_of_label_and_score(files: list[Path]) -> None:
+    target, teacher = joined(files, "target"), joined(files, "teacher").astype(np.float32)
+    np.testing.assert_allclose(ClipDataset(files, SECONDS).class_priors(), target.mean(0), rtol=1e-5)
+    stored = ClipDataset(files, SECONDS, "stored").class_priors()
+    np.testing.assert_allclose(stored, np.maximum(target, teacher).mean(0), rtol=1e-5)
+
+
+def test_validation_clips_know_their_length(files: list[Path], tmp_path: Path) -> None:
+    """Never below that of the training clips, and none in training itself."""
+    with ClipWriter(tmp_path / "val.h5", [f"label {k}" for k in range(CLASSES)], samples=2 * SAMPLES) as writer:
+        writer.append(list("abc"), np.ones((3, 2 * SAMPLES), np.int16), np.ones((3, CLASSES), bool))
+        writer.finish({"samples": np.array([100, 4000, 6400], np.int32)})
+    datamodule = AudioSetDataModule(files, val=tmp_path / "val.h5", batch_size=4, num_workers=0, clip_seconds=None)
+    (batch,) = datamodule.val_dataloader()
+    assert batch["waveform"].shape == (3, 2 * SAMPLES)
+    assert batch["length"].tolist() == [SAMPLES, 4000, 6400]
+    assert "length" not in batches(datamodule)[0]

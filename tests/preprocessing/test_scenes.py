@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from preprocessing.hdf5 import ClipFileError, ClipWriter
-from preprocessing.scenes import Recordings, Scenes, load_recordings
+from preprocessing.scenes import Recordings, Scenes, drawing_weights, load_recordings
 
 RATE = 32_000
 
@@ -157,3 +157,11 @@ def test_files_with_other_labels_are_not_joined(tmp_path):
         load_recordings([tmp_path / "a.h5", tmp_path / "b.h5"])
     with h5py.File(tmp_path / "a.h5") as file:  # still whole
         assert file["waveform"].shape == (1, RATE)
+
+
+def test_drawing_weights_go_by_the_rarest_label():
+    target = np.zeros((9, 3), bool)
+    target[:, 0] = True  # nine recordings have it
+    target[:4, 1] = True
+    target[0, 2] = True
+    np.testing.assert_allclose(drawing_weights(target), [1, *[1 / 2] * 3, *[1 / 3] * 5])
