@@ -3,7 +3,8 @@
 The steps and their defaults are those of the DCLS-Audio reference. In training order:
 
     waveform -> random_roll -> speed_perturbation -> LogMel.power -> random_erasing -> LogMel.from_power
-             -> spec_augment (off) -> mixup, and targets -> smooth_labels -> the same mixup
+             -> spec_augment, shift_bands, random_gain (all off) -> mixup,
+    and targets -> smooth_labels -> the same mixup
 
 A generator on the CPU gives the same numbers whatever the device of the batch, and costs no synchronisation.
 """
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from preprocessing.constants import STD
 from preprocessing.log_mel import LogMel
 
 ERASED_AREA = 0.02, 1 / 3  # of the spectrogram; timm's RandomErasing, which the reference uses
@@ -50,6 +52,8 @@ class Augment:
         erase_probability: share of the clips that lose a rectangle of their power spectrogram.
         time_mask, frequency_mask: SpecAugment, the greatest width in frames and in mel bands. Off in the reference;
             192 and 48 are AST's settings (Gong et al., 2021).
+        shift_bands: most mel bands that a clip is moved up or down. gain: most decibels that it gains or loses. Off in
+            the reference.
         mixup_alpha: of the Beta(alpha, alpha) that gives the one mixing ratio of a batch.
         label_smoothing: see `smooth_labels`.
 
@@ -66,6 +70,8 @@ class Augment:
     erase_probability: float = 0.25
     time_mask: int = 0
     frequency_mask: int = 0
+    shift_bands: int = 0
+    gain: float = 0.0
     mixup_alpha: float = 0.8
     label_smoothing: float = 0.1
 
@@ -76,6 +82,7 @@ class Augment:
         waveform = speed_perturbation(waveform, generator, self.speed_probability, self.speed_rates)
         power = random_erasing(log_mel.power(waveform), generator, self.erase_probability)
         x = spec_augment(log_mel.from_power(power), generator, self.time_mask, self.frequency_mask)
+        x = random_gain(shift_bands(x, generator, self.shift_bands), generator, self.gain)
         mixture = mixup(len(x), generator, self.mixup_alpha, x.device)
         return mixture(x), mixture
 
@@ -147,6 +154,27 @@ def spec_augment(log_mel: Tensor, generator: Generator, time_mask: int = 0, freq
             width = (width * (min(greatest, size) + 1)).floor()
             log_mel = log_mel.masked_fill(_span(width, place, size).view(shape), 0)
     return log_mel
+
+
+def shift_bands(log_mel: Tensor, generator: Generator, most: int = 0) -> Tensor:
+    """Clips of (batch, 1, bands, frames), each moved up or down by 0 to `most` bands: a little higher or lower.
+
+    What moves in is the outermost band.
+    """
+    if most == 0:
+        return log_mel
+    batch, _, bands, frames = log_mel.shape
+    shift = (_uniform((batch, 1), generator, log_mel.device) * (2 * most + 1)).floor().long() - most
+    source = (torch.arange(bands, device=log_mel.device) - shift).clamp(0, bands - 1)
+    return log_mel.gather(2, source[:, None, :, None].expand(-1, 1, -1, frames))
+
+
+def random_gain(log_mel: Tensor, generator: Generator, most: float = 0.0) -> Tensor:
+    """Normalised log-mels (batch, 1, bands, frames), each made louder or softer by up to `most` decibels."""
+    if most == 0:
+        return log_mel
+    decibels = (2 * _uniform((len(log_mel), 1, 1, 1), generator, log_mel.device) - 1) * most
+    return log_mel + decibels / STD
 
 
 def mixup(batch: int, generator: Generator, alpha: float = 0.8, device: torch.device | str = "cpu") -> Mixture:

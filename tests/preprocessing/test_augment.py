@@ -14,7 +14,9 @@ from preprocessing.augment import (
     Augment,
     mixup,
     random_erasing,
+    random_gain,
     random_roll,
+    shift_bands,
     smooth_labels,
     spec_augment,
     speed_perturbation,
@@ -198,3 +200,28 @@ def test_works_where_the_batch_is():
     x, mixture = Augment(time_mask=5)(waveform, LogMel().to("meta"), generator())
     assert x.shape == (4, 1, 128, 11)
     assert x.device.type == mixture(torch.zeros(4, 527, device="meta")).device.type == "meta"
+
+
+def test_bands_shift_by_whole_bands_and_the_edge_follows():
+    log_mel = torch.arange(128.0)[None, None, :, None].expand(400, 1, 128, 3)
+    shifted = shift_bands(log_mel, generator(), 2)
+    by = (shifted[:, 0, 64, 0] - 64).long()
+    assert by.unique().tolist() == [-2, -1, 0, 1, 2]
+    assert (by == 0).float().mean() < 0.3  # 0.2 is expected
+    for clip, shift in zip(shifted, by.tolist(), strict=True):
+        assert torch.equal(clip, (torch.arange(128.0) + shift).clamp(0, 127)[None, :, None].expand(1, 128, 3))
+    assert shift_bands(log_mel, generator(), 0) is log_mel
+
+
+def test_gain_adds_decibels_to_each_clip():
+    """As playing the waveform louder does: LogMel of a clip times 10^(g / 20) is that of the clip plus g."""
+    waveform = recordings()
+    log_mel = LogMel()(waveform)
+    louder = random_gain(log_mel, generator(), 6.0)
+    gains = 30.5735 * (louder - log_mel).mean((1, 2, 3))
+    assert len(gains.unique()) == len(gains)
+    assert gains.abs().max() <= 6
+    again = LogMel()(waveform * 10 ** (gains[:, None] / 20))
+    loud = log_mel > log_mel.amax((1, 2, 3), keepdim=True) - 2  # 60 dB, far from the floor
+    torch.testing.assert_close(louder[loud], again[loud], atol=1e-3, rtol=0)
+    assert random_gain(log_mel, generator(), 0.0) is log_mel
