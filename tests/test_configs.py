@@ -52,7 +52,8 @@ def test_experiment_builds(experiment: str, trained: Path, tmp_path: Path) -> No
     assert Path(config.hydra.run.dir) == Path("runs") / experiment / "seed=0"
     assert Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir == Path("runs") / experiment / "seed=0"
     settings = resolved(config)
-    with torch.device("cpu" if experiment == "finetune" else "meta"):  # weights without numbers: nothing is computed
+    loads = experiment in ("finetune", "embedded_long")
+    with torch.device("cpu" if loads else "meta"):  # weights without numbers: nothing is computed
         model = build(settings["model"], num_classes=527)
     create_optimizer(model, **settings["optimizer"])
     build(settings["augment"])
@@ -95,6 +96,8 @@ def assert_paper_settings(settings: Any, model: AudioTagger, experiment: str) ->
         "erase_probability": 0.25,
         "time_mask": 0,
         "frequency_mask": 0,
+        "shift_bands": 0,
+        "gain": 0.0,
         "mixup_alpha": 0.8,
         "label_smoothing": 0.1,
     }

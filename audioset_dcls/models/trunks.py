@@ -55,6 +55,12 @@ class AudioTagger(nn.Module):
     def num_features(self) -> int:
         return self.trunk.head_hidden_size
 
+    @property
+    def classifier(self) -> nn.Linear:
+        """The layer that makes the logits."""
+        linear = (module for module in self.trunk.modules() if isinstance(module, nn.Linear))
+        return [layer for layer in linear if layer.out_features == self.config["num_classes"]][-1]
+
     def forward_features(self, log_mel: Tensor) -> Tensor:
         """(B, 1, 128, frames) -> the last map, (B, channels, height, width)."""
         if log_mel.ndim != 4 or log_mel.shape[1] != 1:

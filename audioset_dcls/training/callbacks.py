@@ -14,7 +14,9 @@ from torch import Tensor
 from audioset_dcls.dcls import DclsNd
 from audioset_dcls.dcls.kernel import MIN_DEVIATION, MIN_HALF_WIDTH
 from audioset_dcls.training.module import TaggingModule
+from preprocessing.constants import SAMPLE_RATE
 from preprocessing.hdf5 import INT16_SCALE
+from preprocessing.teacher import OnnxTeacher
 
 
 class Checkpoints(Callback):
@@ -107,46 +109,46 @@ class WeightAverage(WeightAveraging):
 
 
 class Teacher(Callback):
-    """Scores each training batch as it is made: adds "teacher", (B, C), for the module to distil from.
+    """Scores each training batch as it is made: adds "teacher", (B, C), and "embedding", (B, D), where it has one.
 
     path: an ONNX or TorchScript file from waveform, float32 (B, samples) in [-1, 1] at 32 kHz, to scores in [0, 1]
-        (B, C). Of several outputs an ONNX file's "scores" is taken where there is one of that name, else the first.
+        (B, C) and, optionally, a pooled embedding (B, D). Of an ONNX file's outputs "scores" is taken, else the first,
+        and "embedding"; of a TorchScript file's the first and the second.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"teacher: {self.path} does not exist; give an ONNX or TorchScript file")
-        self._score: Any = None
+        self._onnx = OnnxTeacher(self.path, torch.get_num_threads()) if self.path.suffix == ".onnx" else None
+        self._script = torch.jit.load(self.path, map_location="cpu").eval() if self._onnx is None else None
+        _, embedding = self.score(torch.zeros(2, SAMPLE_RATE))
+        self.embedding_size = 0 if embedding is None else embedding.shape[1]
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self.path.suffix == ".onnx":
-            import onnxruntime
-
-            providers = [name for name in onnxruntime.get_available_providers() if name.startswith(("CUDA", "CPU"))]
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
-            outputs = [output.name for output in session.get_outputs()]
-            wanted, given = "scores" if "scores" in outputs else outputs[0], session.get_inputs()[0].name
-            self._score = lambda waveform: torch.from_numpy(session.run([wanted], {given: waveform.cpu().numpy()})[0])
-        else:
-            script = torch.jit.load(self.path, map_location=trainer.strategy.root_device).eval()
-            self._score = lambda waveform: first(script(waveform))
+        if self._script is not None:
+            self._script.to(trainer.strategy.root_device)
 
     @torch.inference_mode()
+    def score(self, waveform: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, samples) -> scores (B, C), embedding (B, D) or None."""
+        if self._onnx is not None:
+            scores, embedding = self._onnx(waveform.cpu().numpy())
+            return torch.from_numpy(scores), None if embedding is None else torch.from_numpy(embedding)
+        assert self._script is not None
+        output = self._script(waveform)
+        return (output, None) if isinstance(output, Tensor) else (output[0], output[1] if len(output) > 1 else None)
+
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         waveform = batch["waveform"].to(torch.float32) / INT16_SCALE
-        scores = self._score(waveform)
+        scores, embedding = self.score(waveform)
         if scores.shape != batch["target"].shape:
             raise ValueError(
                 f"{self.path}: scores of shape {tuple(scores.shape)}, the labels have {tuple(batch['target'].shape)}"
             )
         batch["teacher"] = scores.to(waveform.device).clone()
-
-
-def first(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output[0]
+        if embedding is not None:
+            batch["embedding"] = embedding.to(waveform.device).clone()
 
 
 class PositionStatistics(Callback):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.evaluation.metrics import mean_average_precision
@@ -34,12 +34,17 @@ Things to try, likeliest first:
 class TaggingModule(L.LightningModule):
     """Trains an `AudioTagger` on batches {"waveform": int16 (B, samples), "target": (B, C), "clip": (B,)}.
 
-    A batch with "teacher": (B, C) scores in [0, 1] is distilled from as well.
+    A batch with "teacher": (B, C) scores in [0, 1] is distilled from as well, and one with "embedding": (B, D) has the
+    teacher's pooled embedding matched by a linear map of the model's. That map is no part of the model.
 
     labels: display names of the C classes, kept in the checkpoints.
-    optimizer: arguments of `create_optimizer`; warmup_steps, total_steps and min_lr shape its schedule.
+    optimizer: arguments of `create_optimizer`; warmup_steps, total_steps, min_lr and decay_start shape its schedule.
     augment: the settings of augmentation, mixup and label smoothing; the reference's by default.
     distillation: weight of the teacher's part of the loss, from 0 to 1; temperature: divides both logits in it.
+    soft_labels: a label counts as its teacher's score where that is higher: labels name what was put in, the teacher
+        hears what else is in it.
+    feature_weight: of the mean squared error between the mapped and the teacher's standardised embedding, beside the
+        mean binary cross-entropy. embedding_size: D, the width of the teacher's embedding.
     repulsion: weight of the DCLS layers' repulsive loss (thesis 3.9). compile: run the model through torch.compile.
     seed: with the epoch, the batch and the process it gives each step's random numbers, so that a resumed run, and one
         on more processes, draw the same ones.
@@ -57,7 +62,11 @@ class TaggingModule(L.LightningModule):
         augment: Augment | None = None,
         distillation: float = 0.0,
         temperature: float = 1.0,
+        soft_labels: bool = False,
+        feature_weight: float = 0.0,
+        embedding_size: int = 0,
         repulsion: float = 0.0,
+        decay_start: float = 0.0,
         compile: bool = False,
         seed: int = 0,
         metadata: Mapping[str, Any] | None = None,
@@ -73,13 +82,22 @@ class TaggingModule(L.LightningModule):
         self.augment = augment or Augment()
         self.labels = list(labels)
         self.optimizer_arguments = dict(optimizer)
-        self.total_steps, self.warmup_steps, self.min_lr = total_steps, warmup_steps, min_lr
+        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+        self.min_lr, self.decay_start = min_lr, decay_start
         self.distillation, self.temperature, self.repulsion = distillation, temperature, repulsion
+        self.soft_labels, self.feature_weight = soft_labels, feature_weight
+        if feature_weight and not embedding_size:
+            raise ValueError(
+                "objective.feature_weight needs a teacher's embedding: data.teacher=stored with files made by "
+                "`dcls-prepare scenes --teacher FILE`, or teacher=FILE, whose second output it is"
+            )
+        self.matcher = EmbeddingMatcher(model.num_features, embedding_size) if feature_weight else None
         self.seed, self.log_every_n_steps = seed, log_every_n_steps
         self.metadata = dict(metadata or {})
         self.map: float | None = None
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._loss_sum = torch.zeros(2, dtype=torch.float64)  # of the losses since the last logged row, and their count
+        # since the last logged row: loss, its part that matches embeddings before it is weighted, number of batches
+        self._sums = torch.zeros(3, dtype=torch.float64)
         if compile:
             self.model.compile()  # in place: the names in the state dict stay
 
@@ -89,10 +107,19 @@ class TaggingModule(L.LightningModule):
         generator = self._seed_step(batch_idx)
         waveform = batch["waveform"].to(torch.float32) / INT16_SCALE
         log_mel, mixture = self.augment(waveform, self.log_mel, generator)
-        target = mixture(smooth_labels(batch["target"], self.augment.label_smoothing))
+        target = smooth_labels(batch["target"], self.augment.label_smoothing)
+        if self.soft_labels:
+            target = torch.maximum(target, batch["teacher"].to(torch.float32))
         teacher = mixture(batch["teacher"].to(torch.float32)) if self.distillation else None
-        loss = self.loss(self.model(log_mel).float(), target, teacher)
-        self._loss_sum += torch.stack([loss.detach().double(), loss.new_ones((), dtype=torch.float64)])
+        if self.matcher is None:
+            loss = self.loss(self.model(log_mel).float(), mixture(target), teacher)
+            mismatch = torch.zeros_like(loss)
+        else:
+            pooled = self.model.embed(log_mel).float()
+            loss = self.loss(self.model.trunk.get_classifier()(pooled), mixture(target), teacher)
+            mismatch = self.matcher(pooled, mixture(batch["embedding"].to(torch.float32)))
+            loss = loss + self.feature_weight * mismatch
+        self._sums += torch.stack([loss.detach(), mismatch.detach(), torch.ones_like(mismatch)]).double()
         return loss
 
     def loss(self, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> Tensor:
@@ -120,9 +147,9 @@ class TaggingModule(L.LightningModule):
     # ---- the optimiser
 
     def configure_optimizers(self) -> Any:
-        optimizer = create_optimizer(self.model, **self.optimizer_arguments)
+        optimizer = create_optimizer(self, **self.optimizer_arguments)
         lr = self.optimizer_arguments["lr"]
-        schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps, self.min_lr / lr)
+        schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps, self.min_lr / lr, self.decay_start)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -131,20 +158,18 @@ class TaggingModule(L.LightningModule):
             layer.clamp_positions()
         step = self.global_step + 1  # Lightning counts this one afterwards
         if step % self.log_every_n_steps == 0 or self.trainer.is_last_batch:
-            self.log_row(
-                step, {"train/loss": self.mean_loss(step), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
-            )
+            self.log_row(step, self.mean_losses(step) | {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
 
-    def mean_loss(self, step: int) -> float:
-        """Mean loss since the last call over all processes. Raises FloatingPointError where it is not finite."""
-        total = self._loss_sum
+    def mean_losses(self, step: int) -> dict[str, float]:
+        """Means since the last call over all processes. Raises FloatingPointError where the loss is not finite."""
+        sums = self._sums
         if self.trainer.world_size > 1:
-            dist.all_reduce(total)
-        loss = (total[0] / total[1]).item()
-        self._loss_sum = torch.zeros_like(total)
+            dist.all_reduce(sums)
+        loss, mismatch = (sums[:2] / sums[2]).tolist()
+        self._sums = torch.zeros_like(sums)
         if not np.isfinite(loss):
             raise FloatingPointError(NOT_FINITE.format(loss=loss, step=step, lr=self.optimizer_arguments["lr"] / 4))
-        return loss
+        return {"train/loss": loss} | ({"train/embedding": mismatch} if self.matcher is not None else {})
 
     def log_row(self, step: int, row: Mapping[str, float]) -> None:
         """Write to the loggers at once: Lightning's own `log` would write after the checkpoint of the same step."""
@@ -154,7 +179,13 @@ class TaggingModule(L.LightningModule):
     # ---- validation
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        scores = self.model(self.log_mel(batch["waveform"].to(torch.float32) / INT16_SCALE)).float().sigmoid()
+        waveform = batch["waveform"].to(torch.float32) / INT16_SCALE
+        if "length" in batch:  # one by one: zeros behind a short clip would dilute what is heard in it
+            lengths = batch["length"].tolist()
+            logits = torch.cat([self.model(self.log_mel(x[None, :n])) for x, n in zip(waveform, lengths, strict=True)])
+        else:
+            logits = self.model(self.log_mel(waveform))
+        scores = logits.float().sigmoid()
         self._validated.append((batch["clip"].cpu(), batch["target"].cpu(), scores.cpu()))
 
     def on_validation_epoch_end(self) -> None:
@@ -179,4 +210,42 @@ class TaggingModule(L.LightningModule):
         checkpoint["audioset_dcls"] = checkpoint_header(self.model, self.labels, metadata)
 
     def on_fit_start(self) -> None:
-        self._loss_sum = self._loss_sum.to(self.device)
+        self._sums = self._sums.to(self.device)
+
+
+class EmbeddingMatcher(nn.Module):
+    """A linear map from the model's pooled embedding to the teacher's, and how far it is off.
+
+    The teacher's features are standardised by their mean and deviation over all that training has seen so far, which
+    are kept in the checkpoint; to each deviation a tenth of their mean is added, so that features that hardly ever
+    move do not count like the others.
+
+    Shape: (B, num_features), (B, embedding_size) -> scalar, the mean squared error.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, num_features: int, embedding_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(num_features, embedding_size)
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(embedding_size))
+        self.register_buffer("squares", torch.zeros(embedding_size))  # sum of squared distances from the mean
+
+    def forward(self, pooled: Tensor, embedding: Tensor) -> Tensor:
+        self._observe(embedding)
+        deviation = (self.squares / self.count).sqrt()
+        standardised = (embedding - self.mean) / (deviation + 0.1 * deviation.mean())
+        return F.mse_loss(self.linear(pooled), standardised)
+
+    @torch.no_grad()
+    def _observe(self, embedding: Tensor) -> None:
+        """Chan's update of mean and squares by a batch."""
+        batch, seen = len(embedding), self.count.clone()
+        self.count += batch
+        mean = embedding.mean(0)
+        shift = mean - self.mean
+        self.mean += shift * (batch / self.count)
+        self.squares += (embedding - mean).square().sum(0) + shift.square() * (seen * batch / self.count)

@@ -64,13 +64,19 @@ def create_optimizer(
     raise ValueError(f"optimizer {name!r} is not known: adamw or lamb")
 
 
-def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_factor: float) -> LambdaLR:
-    """Linear from 0 to the group's rate over `warmup_steps`, then a half cosine to `min_factor` of it, per step."""
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_factor: float, decay_start: float = 0.0
+) -> LambdaLR:
+    """Linear from 0 to the group's rate over `warmup_steps`, then a half cosine to `min_factor` of it, per step.
+
+    decay_start: share of the steps after which the cosine begins; from the warm-up to there the rate stays.
+    """
+    first = max(warmup_steps, round(decay_start * total_steps))
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
-        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps))
+        progress = min(1.0, max(0, step - first) / max(1, total_steps - 1 - first))
         return min_factor + (1 - min_factor) * (1 + cos(pi * progress)) / 2
 
     return LambdaLR(optimizer, factor)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
@@ -85,14 +86,19 @@ def train(config: DictConfig, folder: Path) -> float:
     trainer.limit_train_batches = steps * trainer.accumulate_grad_batches
     if not steps:
         raise ValueError(f"the training clips are fewer than one batch of {config.batch_size}; lower batch_size")
+    model = build(settings["model"], num_classes=len(data.labels))
+    if config.prior_bias:
+        start_from_priors(model, data.dataset("train").class_priors())
+    teacher = next((callback for callback in trainer.callbacks if isinstance(callback, Teacher)), None)
     module = TaggingModule(
-        build(settings["model"], num_classes=len(data.labels)),
+        model,
         data.labels,
         settings["optimizer"],
         augment=build(settings["augment"]),
         warmup_steps=round(config.warmup_epochs * steps),
         total_steps=config.epochs * steps,
         log_every_n_steps=config.log_every_n_steps,
+        embedding_size=(teacher or data.dataset("train")).embedding_size,
         seed=config.seed,
         metadata={
             "experiment": config.name,
@@ -154,6 +160,12 @@ def fine_tune(checkpoint: str, num_classes: int) -> AudioTagger:
     if model.config["num_classes"] != num_classes:
         model.reset_classifier(num_classes)
     return model
+
+
+def start_from_priors(model: AudioTagger, priors: np.ndarray) -> None:
+    """Let the classifier say at first how often each class comes: else the first thousands of steps learn only that."""
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.logit(torch.from_numpy(priors.clip(1e-4, 0.9))))
 
 
 # ---- resuming

@@ -65,3 +65,15 @@ def test_optimizers() -> None:
     assert {group["name"]: group["lr"] for group in lamb.param_groups}["positions"] == pytest.approx(0.02)
     with pytest.raises(ValueError, match="adamw or lamb"):
         create_optimizer(model, "adam")
+
+
+def test_schedule_may_stay_before_it_falls() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = warmup_cosine(optimizer, warmup_steps=1, total_steps=13, min_factor=0.1, decay_start=8 / 13)
+    rates = []
+    for _ in range(13):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:9] == pytest.approx([0.5] + [1.0] * 8)
+    assert rates[8:] == pytest.approx([0.1 + 0.9 * (1 + cos(pi * step / 4)) / 2 for step in range(5)])
