@@ -32,6 +32,7 @@ ROOMS = {
     "audioset_dcls.tagging": {
         "audioset_dcls",  # the version
         "audioset_dcls.tagging",
+        "audioset_dcls.evaluation",  # calibration; numbers only, like all of evaluation
         "audioset_dcls.models",
         "audioset_dcls.dcls",
         "audioset_dcls.folders",
