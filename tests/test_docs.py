@@ -40,6 +40,16 @@ def test_examples_in_docstrings(name: str) -> None:
     assert doctest.testmod(module, optionflags=FLAGS).failed == 0
 
 
+@pytest.mark.parametrize("package", ["audioset_dcls", "audioset_dcls.dcls", "audioset_dcls.models", "preprocessing"])
+def test_public_names_are_documented(package: str) -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        public = getattr(module, name)
+        assert f"`{name}`" in text, f"{name} is not on the page"
+        assert not callable(public) or public.__doc__, f"{name} has no docstring"
+
+
 @pytest.mark.parametrize(
     "page", sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]), ids=lambda path: path.name
 )

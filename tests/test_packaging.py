@@ -16,6 +16,9 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
+
+import audioset_dcls
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
@@ -168,6 +171,12 @@ def test_dependencies_are_what_is_imported() -> None:
     assert declared - needed == BY_NAME
     # enough to tag with: a part of them, with the same bounds
     assert set(project["dependency-groups"]["tagging"]) <= set(project["project"]["dependencies"])
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert audioset_dcls.__version__ == project["version"] == citation["version"]
 
 
 def canonical(requirement: str) -> str:
