@@ -80,7 +80,14 @@ def tag(
     raise SystemExit(summary.exit_status)
 
 
-def export(checkpoint: str, target: Path, precision: str, clips: Sequence[str]) -> None:
+def export(
+    checkpoint: str,
+    target: Path,
+    precision: str,
+    clips: Sequence[str],
+    calibrate: Path | None = None,
+    train_data: Sequence[Path] = (),
+) -> None:
     """`dcls-export`; leaves by SystemExit with 1 where the checkpoint or a clip cannot be read."""
     from audioset_dcls.models.checkpoint import load_checkpoint
     from audioset_dcls.tagging import export as onnx
@@ -92,7 +99,17 @@ def export(checkpoint: str, target: Path, precision: str, clips: Sequence[str]) 
     if found.problems:
         _stop(1, found.problems[0], "dcls-export")
     try:
-        written = onnx.export(load_checkpoint(checkpoint), target, precision, [clip.path for clip in found.recordings])
+        model = load_checkpoint(checkpoint)
+        if calibrate is not None:
+            from audioset_dcls.tagging.finish import finish
+
+            model = finish(model, calibrate, train_data)
+            before, after = model.metadata["calibration"]["calibration_error"]
+            print(
+                f"calibrated on {calibrate}: mean gap of score and share of positives {before:.3f}, now {after:.3f}; "
+                f"{len(model.metadata['masked'])} classes without training data masked"
+            )
+        written = onnx.export(model, target, precision, [clip.path for clip in found.recordings])
     except (OSError, ValueError) as error:  # CheckpointError and AudioError are ValueErrors
         _stop(1, str(error), "dcls-export")
     print(f"{written.path}: {written.megabytes:.1f} MB, {written.method}")

@@ -1,0 +1,136 @@
+"""Finishing a tagger: on recordings it was not fitted on its scores say more, and what it never learned stays silent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audioset_dcls.evaluation.calibration import calibration_error, log_loss
+from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint
+from audioset_dcls.models.trunks import AudioTagger, create_model
+from audioset_dcls.tagging.finish import finish, score
+from audioset_dcls.tagging.model import OnnxModel
+from preprocessing.hdf5 import ClipFileError, ClipWriter, to_int16
+from preprocessing.scenes import load_recordings
+from tests.tagging.conftest import ROOT
+
+LABELS = tuple("abcdef")  # "f" has no training data
+SAMPLES = 16_000
+
+
+def write(path: Path, count: int, seed: int) -> Path:
+    """Tones, a class each, of 0.2 to 0.5 s in noise that often hides them."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(6_400, SAMPLES + 1, count)
+    waveforms, target = np.zeros((count, SAMPLES), np.int16), np.zeros((count, len(LABELS)), bool)
+    for clip, length in enumerate(lengths):
+        time = np.arange(length) / 32_000
+        sound = 0.1 * rng.standard_normal(length)
+        for index in rng.permutation(5)[: rng.integers(0, 3)]:
+            sound += 10 ** rng.uniform(-3, -1) * np.sin(2 * np.pi * 300 * 2**index * time)
+            target[clip, index] = True
+        waveforms[clip, :length] = to_int16(sound)
+    with ClipWriter(path, LABELS, samples=SAMPLES) as writer:
+        writer.append([f"{path.stem}{clip}" for clip in range(count)], waveforms, target)
+        writer.finish({"samples": lengths.astype(np.int32)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    return {name: write(folder / f"{name}.h5", 150, seed) for seed, name in enumerate(("train", "validation", "test"))}
+
+
+@pytest.fixture(scope="module")
+def model(data: dict[str, Path]) -> AudioTagger:
+    """Random features with a classifier solved on the training clips: it overfits, so it is too sure of itself."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    small = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 128], "kernel_count": 5, "dilated_kernel_size": 7}
+    model = create_model("convnext_atto", num_classes=6, **small)
+    model.labels = LABELS
+    recordings = load_recordings([data["train"]])
+    model.trunk.head.fc = torch.nn.Identity()
+    features = torch.from_numpy(score(model, recordings)).double()
+    mean, deviation = features.mean(0), features.std(0)
+    standardised = torch.cat([(features - mean) / deviation, torch.ones(len(features), 1)], 1)
+    wanted = torch.from_numpy(np.where(recordings.target, 6.0, -6.0))
+    gram = standardised.T @ standardised + 1e-3 * len(features) * torch.eye(standardised.shape[1])
+    solved = torch.linalg.solve(gram, standardised.T @ wanted)
+    classifier = torch.nn.Linear(128, 6)
+    with torch.no_grad():
+        classifier.weight.copy_((solved[:-1] / deviation[:, None]).T)
+        classifier.bias.copy_(solved[-1] - (mean / deviation) @ solved[:-1])
+        classifier.bias[5] = 1.0  # as if it heard "f" everywhere
+    model.trunk.head.fc = classifier
+    model.metadata = {"train_label_counts": [9, 9, 9, 9, 9, 0], "note": "kept"}
+    return model.eval()
+
+
+def test_scores_mean_more_on_recordings_it_was_not_fitted_on(model: AudioTagger, data: dict[str, Path]) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    finished = finish(model, data["validation"])
+    test = load_recordings([data["test"]])
+    raw, calibrated = score(model, test).astype(float), score(finished, test).astype(float)
+    trained = slice(0, 5)
+    target = test.target[:, trained]
+    assert log_loss(target, calibrated[:, trained]) < 0.8 * log_loss(target, raw[:, trained])
+    errors = [calibration_error(target, 1 / (1 + np.exp(-logits[:, trained]))) for logits in (raw, calibrated)]
+    assert errors[1] < 0.5 * errors[0]
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)  # a copy was finished
+
+
+def test_classes_without_training_data_are_silent(model: AudioTagger, data: dict[str, Path]) -> None:
+    finished = finish(model, data["validation"])
+    assert finished.metadata["masked"] == ["f"]
+    assert finished.metadata["note"] == "kept"
+    loud = torch.randn(4, 1, 128, 200, generator=torch.Generator().manual_seed(0)) * 5
+    with torch.no_grad():
+        scores, were = finished(loud).sigmoid(), model(loud).sigmoid()
+    assert scores[:, 5].max() < 1e-8 < 0.1 < were[:, 5].max()
+
+
+def test_files_tell_what_was_trained(model: AudioTagger, data: dict[str, Path]) -> None:
+    """Of the files' labels, where they are given or the checkpoint has no counts."""
+    untold = finish(model, data["validation"], [data["train"]])
+    assert untold.metadata["masked"] == ["f"]
+    model_without = finish(model, data["validation"])
+    model_without.metadata = {}
+    with pytest.raises(ValueError, match="--train-data"):
+        finish(model_without, data["validation"])
+
+
+def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> None:
+    """The file has the finished scores and says what was done."""
+    save_checkpoint(tmp_path / "best.ckpt", model, LABELS)
+    command = [sys.executable, "-c", "import cli; cli.export()", str(tmp_path / "best.ckpt")]
+    run = [*command, str(tmp_path / "tagger.onnx"), "--calibrate", str(data["validation"])]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 classes without training data masked" in done.stdout
+    exported = OnnxModel(tmp_path / "tagger.onnx")
+    assert exported.metadata["masked"] == ["f"]
+    assert exported.metadata["calibration"]["clips"] == 150
+    waveform = load_recordings([data["test"]]).waveforms[0][None] / np.float32(32_767)
+    (scores,) = exported.run(waveform)
+    finished = finish(load_checkpoint(tmp_path / "best.ckpt"), data["validation"])
+    expected = score(finished, load_recordings([data["test"]]))[0]
+    np.testing.assert_allclose(scores[0], 1 / (1 + np.exp(-expected)), atol=1e-4)
+    assert json.dumps(finished.metadata)
+
+
+def test_other_classes_are_refused(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> None:
+    with ClipWriter(tmp_path / "other.h5", ["x"], samples=SAMPLES) as writer:
+        writer.append(["one"], np.zeros((1, SAMPLES), np.int16), np.ones((1, 1), bool))
+        writer.finish()
+    with pytest.raises(ClipFileError, match=r"other\.h5: its 1 classes are not the model's"):
+        finish(model, tmp_path / "other.h5")
+    with pytest.raises(ClipFileError, match=r"other\.h5: its classes are not the model's"):
+        finish(model, data["validation"], [tmp_path / "other.h5"])
