@@ -21,8 +21,8 @@ from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.models import create_model
 from audioset_dcls.training import run
 from audioset_dcls.training.callbacks import Teacher, WeightAverage, border_share
-from audioset_dcls.training.module import TaggingModule
-from preprocessing.hdf5 import ClipFile
+from audioset_dcls.training.module import EmbeddingMatcher, TaggingModule
+from preprocessing.hdf5 import ClipFile, ClipWriter
 from preprocessing.log_mel import LogMel
 
 
@@ -127,6 +127,105 @@ def test_teacher_scores_each_batch(
 def test_missing_teacher() -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.onnx does not exist"):
         Teacher("none.onnx")
+
+
+class LoudnessAndStart(Loudness):
+    """Its embedding is the waveform's first five samples."""
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return waveform.abs().amax(1, keepdim=True).expand(-1, 6), waveform[:, :5]
+
+
+def test_teacher_with_an_embedding(small: list[str], clips: Path, tmp_path: Path) -> None:
+    """What the matcher has seen after an epoch is in the checkpoint, beside the model, which loads without it."""
+    from audioset_dcls.models import load_checkpoint
+
+    torch.jit.script(LoudnessAndStart()).save(tmp_path / "teacher.pt")
+    settings = [f"teacher={tmp_path / 'teacher.pt'}", "objective.feature_weight=0.1", "augment=none", "epochs=1"]
+    run.train(composed([*small, *settings]), tmp_path / "run")
+    state = torch.load(tmp_path / "run/last.ckpt", weights_only=True)["current_model_state"]
+    seen = ClipFile(clips).waveforms(np.arange(24))[:, :5] / 32767
+    assert state["matcher.count"] == 24
+    np.testing.assert_allclose(state["matcher.mean"], seen.mean(0), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(state["matcher.squares"], 24 * seen.var(0), rtol=1e-4)
+    rows = [row for row in curve(tmp_path / "run") if "train/embedding" in row]
+    assert len(rows) == 3
+    assert not any(name.startswith("matcher") for name in load_checkpoint(tmp_path / "run/last.ckpt").state_dict())
+
+
+def test_embedding_matcher() -> None:
+    """A perfect map costs nothing whatever the features' scale; statistics are those of all batches."""
+    torch.manual_seed(0)
+    embedding = torch.randn(64, 4, dtype=torch.float64) * torch.tensor([1.0, 10, 100, 0.01]) + 5
+    matcher = EmbeddingMatcher(4, 4).double()
+    for batch in embedding.split(16):
+        matcher(torch.zeros(16, 4, dtype=torch.float64), batch)
+    torch.testing.assert_close(matcher.mean, embedding.mean(0))
+    torch.testing.assert_close(matcher.squares / 64, embedding.var(0, unbiased=False))
+    deviation = embedding.std(0, unbiased=False)
+    standardised = (embedding - embedding.mean(0)) / (deviation + 0.1 * deviation.mean())
+    with torch.no_grad():
+        matcher.linear.weight.copy_(torch.eye(4))
+        matcher.linear.bias.zero_()
+        matcher._observe = lambda seen: None  # type: ignore[method-assign]  # it has seen these
+        assert matcher(standardised, embedding) < 1e-12  # shares of the count are float32
+        assert matcher(standardised + 0.5, embedding) == pytest.approx(0.25)
+
+
+def test_embedding_needs_a_teacher() -> None:
+    with pytest.raises(ValueError, match=r"feature_weight needs a teacher's embedding"):
+        module(feature_weight=1.0)
+
+
+def test_labels_are_raised_to_the_teachers_scores(
+    small: list[str], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.jit.script(Loudness()).save(tmp_path / "teacher.pt")
+    targets = []
+    original = TaggingModule.loss
+
+    def spy(self: TaggingModule, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> Tensor:
+        targets.append(target)
+        return original(self, logits, target, teacher)
+
+    monkeypatch.setattr(TaggingModule, "loss", spy)
+    batches = spied(monkeypatch)
+    settings = [f"teacher={tmp_path / 'teacher.pt'}", "objective.soft_labels=true", "augment=none", "epochs=1"]
+    run.train(composed([*small, *settings]), tmp_path / "run")
+    for target, batch in zip(targets, batches.batches, strict=True):
+        torch.testing.assert_close(target, torch.maximum(batch["target"].float(), batch["teacher"]))
+        assert not torch.equal(target, batch["target"].float())
+
+
+def test_classifier_starts_from_the_priors(small: list[str], clips: Path, tmp_path: Path) -> None:
+    """Before it has learned anything, it says of every clip how often each class comes."""
+    settings = ["prior_bias=true", "optimizer.lr=1e-9", "objective.min_lr=1e-9", "epochs=1", "augment=none"]
+    run.train(composed([*small, *settings]), tmp_path)
+    bias = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]["model.trunk.head.fc.bias"]
+    expected = ClipFile(clips).read("target", np.arange(24)).mean(0)
+    np.testing.assert_allclose(bias.sigmoid(), expected, atol=1e-4)
+
+
+def test_short_clips_are_validated_at_their_length(small: list[str], clips: Path, tmp_path: Path) -> None:
+    from audioset_dcls.models import load_checkpoint
+
+    data = ClipFile(clips)
+    lengths = np.arange(8_500, 32_500, 1_000)
+    waveforms = data.waveforms(np.arange(24)) * (np.arange(32_000) < lengths[:, None])
+    with ClipWriter(tmp_path / "val.h5", data.labels, samples=32_000) as writer:
+        writer.append(data.audio_names(), waveforms, data.read("target", np.arange(24)))
+        writer.finish({"samples": lengths.astype(np.int32)})
+    with ClipWriter(tmp_path / "train.h5", data.labels, samples=16_000) as writer:
+        writer.append(data.audio_names(), waveforms[:, :16_000], data.read("target", np.arange(24)))
+        writer.finish()
+    files = [f"data.train=[{tmp_path / 'train.h5'}]", f"data.val={tmp_path / 'val.h5'}", "data.clip_seconds=null"]
+    run.train(composed([*small, *files, "epochs=1", "average=null"]), tmp_path / "run")
+    model, scores = load_checkpoint(tmp_path / "run/last.ckpt"), []
+    for waveform, length in zip(waveforms, lengths.clip(16_000), strict=True):
+        with torch.inference_mode():
+            scores.append(model(LogMel()(torch.from_numpy(waveform[None, :length]).float() / 32767))[0].sigmoid())
+    expected = average_precision_score(data.read("target", np.arange(24)), np.stack(scores), average="macro")
+    assert max(row.get("val/map", 0) for row in curve(tmp_path / "run")) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0.9, None])
