@@ -1,4 +1,4 @@
-"""Finishing a tagger: on recordings it was not fitted on its scores say more, and what it never learned stays silent."""
+"""Finishing a tagger: scores mean more on recordings it was not fitted on, and what it never learned is silent."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_runs import composed, curve
@@ -20,6 +21,7 @@ from small_runs import composed, curve
 from audioset_dcls.models import load_checkpoint
 from audioset_dcls.training.module import TaggingModule
 from audioset_dcls.training.run import accumulation, train
+from preprocessing.hdf5 import ClipWriter
 
 Command = Callable[..., "subprocess.Popen[str]"]
 
@@ -116,6 +118,41 @@ def test_stopped_run_goes_on(
     assert curve(folder) == curve(unbroken)
     stopped, whole = (load_checkpoint(path / "last.ckpt").state_dict() for path in (folder, unbroken))
     torch.testing.assert_close(stopped, whole, rtol=0, atol=0)
+
+
+def test_stopped_run_goes_on_with_what_the_matcher_has_seen(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map to a teacher's embedding and the statistics of that are as in an unbroken run."""
+    with ClipWriter(tmp_path / "scenes.h5", list("abc"), samples=16_000, teacher=True, embedding=4) as writer:
+        rng = np.random.default_rng(0)
+        columns = {"teacher": rng.random((24, 3)), "embedding": rng.normal(3, 2, (24, 4))}
+        waveforms = rng.integers(-9_000, 9_000, (24, 16_000)).astype(np.int16)
+        writer.append([f"{clip}" for clip in range(24)], waveforms, rng.random((24, 3)) < 0.5, **columns)
+        writer.finish()
+    files = [f"data.train=[{tmp_path / 'scenes.h5'}]", f"data.val={tmp_path / 'scenes.h5'}", "data.clip_seconds=null"]
+    settings = ["data.teacher=stored", "objective.feature_weight=0.5", "objective.soft_labels=true", "prior_bias=true"]
+    config = composed([*small, *files, *settings, "epochs=2"])
+    train(config, tmp_path / "whole")
+    done = []
+
+    def stops(module: TaggingModule, batch: Any, number: int) -> Any:
+        done.append(number)
+        if len(done) == 9:
+            raise KilledError
+        return original(module, batch, number)
+
+    original = TaggingModule.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(TaggingModule, "training_step", stops)
+        with pytest.raises(KilledError):
+            train(config, tmp_path / "stopped")
+    train(config, tmp_path / "stopped")
+    assert curve(tmp_path / "stopped") == curve(tmp_path / "whole")
+    states = [torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("stopped", "whole")]
+    for kind in ("state_dict", "current_model_state"):
+        torch.testing.assert_close(states[0][kind], states[1][kind], rtol=0, atol=0)
+    assert states[0]["current_model_state"]["matcher.count"] == 48
 
 
 def test_finished_run_does_nothing(unbroken: Path, small: list[str]) -> None:
