@@ -108,13 +108,13 @@ def test_output_follows_the_input_dtype_and_autocast():
     assert (half.float() - full).abs().max() < 2**-7 * full.abs().max()
 
 
-@pytest.mark.slow
-def test_compiles_without_graph_breaks_and_gives_the_same_gradients():
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_without_graph_breaks_and_gives_the_same_gradients(backend: str) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(1, 8, 3, padding=1), Dcls2d(8, 8, 26, 23, padding=11, groups=8), torch.nn.GELU()
     )
-    compiled = torch.compile(copy.deepcopy(model), fullgraph=True)
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend=backend)
     x = torch.randn(2, 1, 32, 31)
     outputs = [m(x) for m in (model, compiled)]
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
