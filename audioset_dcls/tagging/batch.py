@@ -213,7 +213,7 @@ class _Run:
     def report(self) -> None:
         """The last words: rate and failures, where there was more to do than one recording."""
         summary = self.summary
-        if len(self.recordings) < 2:
+        if len(self.recordings) < 2 or summary.resumed == len(self.recordings):
             return
         took = max(time.monotonic() - self._began, 1e-9)
         self.say(

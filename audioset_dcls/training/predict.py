@@ -63,7 +63,8 @@ def predict_lengths(
 ) -> Predictions:
     """Scores of the clips at several lengths, each clip read once. Lengths that cut nothing off are left out.
 
-    A cut clip is given to the tagger as it is, without padding to the length it was trained on.
+    A clip is given to the tagger without the zeros that pad it, as far as the file knows them (`ClipFile.lengths`), and
+    a cut one as it is, without padding to the length that the tagger was trained on.
     """
     data = ClipFile(data_path)
     columns = matching_columns(scorer.labels, data.labels, data_path)
@@ -75,8 +76,9 @@ def predict_lengths(
     loader: DataLoader[Tensor] = DataLoader(_Batches(data, batches), batch_size=None, num_workers=num_workers)
     scored: list[list[NDArray[np.float32]]] = []
     with progress(f"scoring {Path(data_path).name}", len(share)) as advance:
-        for waveform in loader:
-            scored.append([scorer.score(_cut(waveform, seconds))[:, columns] for seconds in lengths])
+        for waveform, clips in zip(loader, batches, strict=True):
+            own = None if data.lengths is None else data.lengths[clips]
+            scored.append([_score(scorer, _cut(waveform, seconds), own)[:, columns] for seconds in lengths])
             advance(len(waveform))
     empty = np.empty((0, len(data.labels)), np.float32)  # the share of a process beyond the number of clips
     parts = [np.concatenate([empty, *(scores[place] for scores in scored)]) for place in range(len(lengths))]
@@ -172,6 +174,13 @@ def _onnx_scorer(path: Path, device: str) -> Scorer:
 
 def _cut(waveform: Tensor, seconds: float | None) -> Tensor:
     return waveform if seconds is None else waveform[:, : round(seconds * SAMPLE_RATE)].contiguous()
+
+
+def _score(scorer: Scorer, waveform: Tensor, lengths: NDArray[np.int64] | None) -> NDArray[np.float32]:
+    """(B, C); one clip after the other where they have lengths of their own."""
+    if lengths is None:
+        return scorer.score(waveform)
+    return np.concatenate([scorer.score(clip[None, :n]) for clip, n in zip(waveform, lengths, strict=True)])
 
 
 def _gathered(share: NDArray[np.intp], scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Join recordings end to end over faint noise, as the README's picture has them.
 
-    python docs/pictures/join_recordings.py joined.flac a.ogg b.wav ...
+python docs/pictures/join_recordings.py joined.flac a.ogg b.wav ...
 """
 
 from __future__ import annotations

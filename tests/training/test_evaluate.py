@@ -102,6 +102,25 @@ def test_predict_scores_each_clip_as_the_model_does(checkpoint: Path, data: Path
         assert scores[clip] == pytest.approx(expected.numpy(), abs=1e-5)
 
 
+def test_zeros_that_pad_a_clip_are_not_heard(checkpoint: Path, tmp_path: Path) -> None:
+    """Where the file knows the lengths, a padded clip scores as the sound alone, whole and cut: within 1e-5."""
+    sounds = [to_int16(read_audio(RECORDINGS / name)[:SAMPLES]) for name in SOUNDS]
+    padded = [np.pad(sound, (0, SAMPLES - len(sound))) for sound in sounds]
+    lengths = np.array([len(sound) for sound in sounds], np.int32)
+    with ClipWriter(tmp_path / "padded.h5", LABELS, samples=SAMPLES) as writer:
+        writer.append(list(SOUNDS), padded, np.eye(3, 4, 1, dtype=bool))
+        writer.finish({"samples": lengths})
+    assert (lengths < SAMPLES).any()
+    model, log_mel = load_checkpoint(checkpoint), LogMel()
+    for seconds in (None, 1.0):
+        _, _, scores = predict(checkpoint, tmp_path / "padded.h5", seconds, device="cpu", num_workers=0)
+        for sound, row in zip(sounds, scores, strict=True):
+            waveform = torch.from_numpy(sound[None, : round((seconds or 99) * 32_000)]) / 32767
+            with torch.inference_mode():
+                expected = model(log_mel(waveform)).sigmoid()[0]
+            assert row == pytest.approx(expected.numpy(), abs=1e-5)
+
+
 def test_report_is_equal_to_sklearn(
     checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Callable[..., tuple[int, str, str]]
 ) -> None:
