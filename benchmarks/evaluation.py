@@ -1,6 +1,6 @@
 """Macro mAP of an evaluation set as large as AudioSet's, ours against scikit-learn's, in one run.
 
-    python benchmarks/evaluation.py [--clips 20000] [--classes 523]
+python benchmarks/evaluation.py [--clips 20000] [--classes 523]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder: its scripts are called like the packages they measure
+sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
 from audioset_dcls.evaluation.metrics import mean_average_precision
 
