@@ -22,7 +22,8 @@ PAPER = [f"{trunk}{kind}" for trunk in ("convnext_tiny", "convformer_s18", "fast
 
 
 def names(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    folder = CONFIGS / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def composed(*overrides: str) -> Any:
@@ -67,7 +68,7 @@ def test_experiment_builds(experiment: str, trained: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("group", ["model", "data", "trainer", "augment"])
 def test_groups_compose(group: str) -> None:
     """Those that no experiment names."""
-    experiments = "".join(path.read_text() for path in (CONFIGS / "experiment").glob("*.yaml"))
+    experiments = "".join(path.read_text() for path in (CONFIGS / "experiment").rglob("*.yaml"))
     for name in (name for name in names(group) if f"/{group}: {name}\n" not in experiments):
         assert resolved(composed(f"{group}={name}"))[group]["_target_"]
 
