@@ -14,13 +14,7 @@ def train() -> None:
     from audioset_dcls.folders import data_folder
 
     if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra's own takes a second; `--cfg job` prints what it composes
-        groups = sorted(path for path in data_folder("configs").iterdir() if path.is_dir() and path.name != "hydra")
-        print("usage: dcls-train [-m] [experiment=NAME] [GROUP=NAME] [KEY=VALUE] [--cfg job] [--hydra-help]\n")
-        print("-m runs every combination of the values listed: dcls-train -m seed=0,1,2 experiment=convnext_tiny_dcls")
-        print("A run that was stopped goes on with the same command. Exit status 1 where a run failed.\n")
-        for group in groups:
-            print(f"{group.name}: {', '.join(sorted(path.stem for path in group.glob('*.yaml')))}")
-        print("\n" + (data_folder("configs") / "train.yaml").read_text(encoding="utf-8"), end="")
+        print(_train_help(data_folder("configs")), end="")
         return
     import hydra
 
@@ -39,6 +33,18 @@ def train() -> None:
 
     run()
     sys.exit(bool(failed))
+
+
+def _train_help(configs: Path) -> str:
+    lines = [
+        "usage: dcls-train [-m] [experiment=NAME] [GROUP=NAME] [KEY=VALUE] [--cfg job] [--hydra-help]\n",
+        "-m runs every combination of the values listed: dcls-train -m seed=0,1,2 experiment=convnext_tiny_dcls",
+        "A run that was stopped goes on with the same command. Exit status 1 where a run failed.\n",
+    ]
+    for group in sorted(path for path in configs.iterdir() if path.is_dir() and path.name != "hydra"):
+        names = sorted(path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml"))
+        lines.append(f"{group.name}: {', '.join(names)}")
+    return "\n".join(lines) + "\n\n" + (configs / "train.yaml").read_text(encoding="utf-8")
 
 
 def tag() -> None:
