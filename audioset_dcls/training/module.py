@@ -117,7 +117,9 @@ class TaggingModule(L.LightningModule):
         else:
             pooled = self.model.embed(log_mel).float()
             loss = self.loss(self.model.trunk.get_classifier()(pooled), mixture(target), teacher)
-            mismatch = self.matcher(pooled, mixture(batch["embedding"].to(torch.float32)))
+            embedding = batch["embedding"].to(torch.float32)
+            self.matcher.observe(embedding)
+            mismatch = self.matcher(pooled, *mixture.embedding(embedding))
             loss = loss + self.feature_weight * mismatch
         self._sums += torch.stack([loss.detach(), mismatch.detach(), torch.ones_like(mismatch)]).double()
         return loss
@@ -220,7 +222,7 @@ class EmbeddingMatcher(nn.Module):
     are kept in the checkpoint; to each deviation a tenth of their mean is added, so that features that hardly ever
     move do not count like the others.
 
-    Shape: (B, num_features), (B, embedding_size) -> scalar, the mean squared error.
+    Shape: (B, num_features), (B, embedding_size), bool (B,) -> scalar, the mean squared error of the rows known.
     """
 
     count: Tensor
@@ -234,15 +236,15 @@ class EmbeddingMatcher(nn.Module):
         self.register_buffer("mean", torch.zeros(embedding_size))
         self.register_buffer("squares", torch.zeros(embedding_size))  # sum of squared distances from the mean
 
-    def forward(self, pooled: Tensor, embedding: Tensor) -> Tensor:
-        self._observe(embedding)
+    def forward(self, pooled: Tensor, embedding: Tensor, known: Tensor) -> Tensor:
         deviation = (self.squares / self.count).sqrt()
         standardised = (embedding - self.mean) / (deviation + 0.1 * deviation.mean())
-        return F.mse_loss(self.linear(pooled), standardised)
+        error = (self.linear(pooled) - standardised).square().mean(1)
+        return (error * known).sum() / known.sum().clamp(min=1)
 
     @torch.no_grad()
-    def _observe(self, embedding: Tensor) -> None:
-        """Chan's update of mean and squares by a batch."""
+    def observe(self, embedding: Tensor) -> None:
+        """Chan's update of mean and squares by the embeddings of a batch."""
         batch, seen = len(embedding), self.count.clone()
         self.count += batch
         mean = embedding.mean(0)

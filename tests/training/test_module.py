@@ -159,7 +159,7 @@ def test_embedding_matcher() -> None:
     embedding = torch.randn(64, 4, dtype=torch.float64) * torch.tensor([1.0, 10, 100, 0.01]) + 5
     matcher = EmbeddingMatcher(4, 4).double()
     for batch in embedding.split(16):
-        matcher(torch.zeros(16, 4, dtype=torch.float64), batch)
+        matcher.observe(batch)
     torch.testing.assert_close(matcher.mean, embedding.mean(0))
     torch.testing.assert_close(matcher.squares / 64, embedding.var(0, unbiased=False))
     deviation = embedding.std(0, unbiased=False)
@@ -167,9 +167,12 @@ def test_embedding_matcher() -> None:
     with torch.no_grad():
         matcher.linear.weight.copy_(torch.eye(4))
         matcher.linear.bias.zero_()
-        matcher._observe = lambda seen: None  # type: ignore[method-assign]  # it has seen these
-        assert matcher(standardised, embedding) < 1e-12  # shares of the count are float32
-        assert matcher(standardised + 0.5, embedding) == pytest.approx(0.25)
+        known = torch.arange(64) % 2 == 0
+        assert matcher(standardised, embedding, known) < 1e-12  # shares of the count are float32
+        assert matcher(standardised + 0.5, embedding, known) == pytest.approx(0.25)
+        guessed = torch.where(known[:, None], standardised + 0.5, 1e6)
+        assert matcher(guessed, embedding, known) == pytest.approx(0.25)  # what is not known does not count
+        assert matcher(guessed, embedding, torch.zeros(64, dtype=torch.bool)) == 0
 
 
 def test_embedding_needs_a_teacher() -> None:
