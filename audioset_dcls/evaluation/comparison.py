@@ -224,7 +224,7 @@ def markdown(comparison: Comparison, differences: Sequence[Difference], figures:
     parts = [
         "# Comparison of runs",
         f"Evaluated on: {comparison.counted}.",
-        "Mean ± sample standard deviation (n - 1) over seeds; AP and lwlrap in percent.",
+        "Mean ± sample standard deviation (n - 1) over seeds; AP, lwlrap and top 3 in percent.",
         _markdown_table(header, rows),
     ]
     if differences:

@@ -1,4 +1,4 @@
-"""Metrics of multi-label tagging from targets and scores: AP, mAP, AUC, d', lwlrap; bootstrap intervals over clips.
+"""Metrics of multi-label tagging from targets and scores: AP, mAP, AUC, d', lwlrap, top hits; bootstrap intervals over clips.
 
 Every function takes `targets`, bool (N, C) for N clips and C classes, and `scores`, float (N, C), of which only the
 order matters, and agrees with `sklearn.metrics` to rounding, ties included. A class without positives has no AP: the
@@ -79,6 +79,20 @@ def lwlrap(targets: ArrayLike, scores: ArrayLike) -> float:
     truth, values = _scorable(*checked(targets, scores))
     labels, precision = _lwlrap_terms(truth, values)
     return float(labels @ precision / labels.sum())
+
+
+def top_hits(targets: ArrayLike, scores: ArrayLike, count: int = 3) -> float:
+    """Share of the clips with labels that have one of them among their `count` highest scores, all classes competing.
+
+    Of classes with the same score each has the rank of the last. Raises ValueError where no clip has a label.
+    """
+    truth, values = checked(targets, scores)
+    labelled = truth.any(axis=1)
+    if not labelled.any():
+        raise ValueError(f"none of the {truth.shape[0]} clips has a label")
+    truth, values = truth[labelled], values[labelled]
+    best = np.where(truth, values, -np.inf).max(axis=1, keepdims=True)
+    return float((np.count_nonzero(values >= best, axis=1) <= count).mean())
 
 
 def area_under_roc(targets: ArrayLike, scores: ArrayLike) -> Floats:

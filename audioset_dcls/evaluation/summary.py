@@ -14,7 +14,7 @@ from audioset_dcls.evaluation.predictions import FULL, Predictions
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
-METRICS = ("mAP", "micro_mAP", "AUC", "d_prime", "lwlrap")
+METRICS = ("mAP", "micro_mAP", "AUC", "d_prime", "lwlrap", "top_3")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,11 @@ def summarize(
     resampled_mean = np.nanmean(samples, axis=1)
     return Summary(
         predictions=predictions,
-        overall={length: _overall(targets, scores[length], precision[length], areas[length]) for length in scores},
+        overall={
+            length: _overall(targets, scores[length], precision[length], areas[length])
+            | {"top_3": metrics.top_hits(predictions.targets, predictions.scores[length])}
+            for length in scores
+        },
         mean_interval=_probabilities(metrics.interval(resampled_mean, precision[FULL].mean())),
         resampled_mean=resampled_mean,
         classes=present,

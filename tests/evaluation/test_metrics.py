@@ -14,6 +14,7 @@ from sklearn.metrics import (
     label_ranking_average_precision_score,
     precision_recall_curve,
     roc_auc_score,
+    top_k_accuracy_score,
 )
 
 from audioset_dcls.evaluation import metrics
@@ -97,6 +98,22 @@ def test_means_leave_out_classes_without_positives() -> None:
     assert metrics.classes_with_positives(targets).tolist() == present
     for mean in (metrics.mean_average_precision, metrics.micro_average_precision, metrics.lwlrap):
         assert mean(targets, scores) == mean(targets[:, present], scores[:, present])
+
+
+def test_top_hits_of_one_label_are_sklearn_s_top_k_accuracy() -> None:
+    rng = np.random.default_rng(5)
+    labels, scores = rng.integers(0, 6, 300), rng.random((300, 6))
+    for count in (1, 3):
+        expected = top_k_accuracy_score(labels, scores, k=count)
+        assert metrics.top_hits(np.eye(6, dtype=bool)[labels], scores, count) == pytest.approx(expected, abs=1e-12)
+
+
+def test_top_hits_take_any_label_and_the_last_rank_of_equal_scores() -> None:
+    scores = [[0.9, 0.8, 0.7, 0.1], [0.9, 0.8, 0.7, 0.1], [0.5, 0.5, 0.5, 0.5], [0.9, 0.8, 0.7, 0.1]]
+    targets = np.array([[0, 0, 1, 1], [0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]])  # the last has no label
+    assert metrics.top_hits(targets, np.array(scores)) == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="none of the 4 clips has a label"):
+        metrics.top_hits(np.zeros((4, 4)), np.array(scores))
 
 
 @pytest.mark.parametrize("per_class", [metrics.average_precision, metrics.area_under_roc])
