@@ -1,4 +1,4 @@
-"""Metrics of multi-label tagging from targets and scores: AP, mAP, AUC, d', lwlrap, top hits; bootstrap intervals over clips.
+"""Metrics of multi-label tagging from targets and scores: AP, mAP, AUC, d', lwlrap, top hits; bootstrap over clips.
 
 Every function takes `targets`, bool (N, C) for N clips and C classes, and `scores`, float (N, C), of which only the
 order matters, and agrees with `sklearn.metrics` to rounding, ties included. A class without positives has no AP: the
