@@ -299,6 +299,8 @@ def prepare() -> None:
         make(**arguments)
     except (ClipFileError, OpenSoundsError, TeacherError) as error:
         raise SystemExit(f"dcls-prepare: {error}") from None
+    except OSError as error:  # no permission, or a disk that filled before anything was begun
+        raise SystemExit(f"dcls-prepare: {error.filename or arguments['output']}: {error.strerror or error}") from None
     except KeyboardInterrupt:
         done = f"dcls-prepare: stopped; what is done of {arguments['output']} is kept: run the same to go on"
         print(done, file=sys.stderr)

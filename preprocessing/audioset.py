@@ -9,7 +9,6 @@ counted, and listed in `<name>.left_out.csv` beside the file.
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import itertools
 import json
@@ -121,30 +120,23 @@ def prepare(
     if output.exists():
         return _already_prepared(output, collection, left_out_csv)
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    try:
-        with ClipWriter(output, collection.labels, compression=compression, source=collection.source) as writer:
-            done = sum(note["consumed"] for note in writer.notes)
-            left_out = [LeftOut(*entry) for note in writer.notes for entry in note["left_out"]]
-            with progress_bar() as progress:
-                task = progress.add_task(output.name, total=collection.total, completed=done)
-                remaining = itertools.islice(collection.clips(), done, None)
-                for batch, chunks in _decode_all(remaining, workers, compression):
-                    left_out += _append(writer, batch, chunks)
-                    progress.advance(task, len(batch))
-            met = {clip_id(name) for name in writer.audio_names}
-            met.update(entry.clip for entry in left_out if entry.reason == "unreadable")
-            left_out += [LeftOut(clip, "missing") for clip in collection.expected if clip not in met]
-            counts = dict.fromkeys(REASONS, 0) | Counter(entry.reason for entry in left_out)
-            _write_left_out(left_out_csv, left_out)
-            if not len(writer):
-                raise ClipFileError(f"{output}: not one clip has audio that can be read; {left_out_csv.name} tells why")
-            written = writer.finish({reason: np.int64(counts[reason]) for reason in REASONS})
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ClipFileError(
-                f"{output}: the disk is full; make room and run the same again, it goes on from here"
-            ) from None
-        raise
+    with ClipWriter(output, collection.labels, compression=compression, source=collection.source) as writer:
+        done = sum(note["consumed"] for note in writer.notes)
+        left_out = [LeftOut(*entry) for note in writer.notes for entry in note["left_out"]]
+        with progress_bar() as progress:
+            task = progress.add_task(output.name, total=collection.total, completed=done)
+            remaining = itertools.islice(collection.clips(), done, None)
+            for batch, chunks in _decode_all(remaining, workers, compression):
+                left_out += _append(writer, batch, chunks)
+                progress.advance(task, len(batch))
+        met = {clip_id(name) for name in writer.audio_names}
+        met.update(entry.clip for entry in left_out if entry.reason == "unreadable")
+        left_out += [LeftOut(clip, "missing") for clip in collection.expected if clip not in met]
+        counts = dict.fromkeys(REASONS, 0) | Counter(entry.reason for entry in left_out)
+        _write_left_out(left_out_csv, left_out)
+        if not len(writer):
+            raise ClipFileError(f"{output}: not one clip has audio that can be read; {left_out_csv.name} tells why")
+        written = writer.finish({reason: np.int64(counts[reason]) for reason in REASONS})
     return Prepared(output, written.clip_count, written.clip_ids_sha256, counts, left_out_csv)
 
 

@@ -16,6 +16,7 @@ lengths as `samples`, int32 (N,).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -466,8 +467,13 @@ class ClipWriter:
     def __enter__(self) -> ClipWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raises ClipFileError in place of a disk that was full meanwhile."""
         self.close()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ClipFileError(
+                f"{self.path}: the disk is full; make room and run the same again, it goes on from here"
+            ) from None
 
 
 def encode(waveform: npt.NDArray[np.int16], compression: str | None) -> bytes:

@@ -58,10 +58,18 @@ def teacher(tmp_path_factory):
     return path
 
 
-def command(corpus, teacher, output, count, workers=1):
+def command(corpus, teacher, output, count, workers=1, before=""):
     recorded, synthetic = map(str, corpus)
     settings = ["--count", str(count), "--seconds", "0.5", "--seed", "3", "--teacher", str(teacher), "-j", str(workers)]
-    run = [sys.executable, "-c", "from cli import prepare; prepare()", "scenes", recorded, "--synthetic", synthetic]
+    run = [
+        sys.executable,
+        "-c",
+        f"{before}from cli import prepare; prepare()",
+        "scenes",
+        recorded,
+        "--synthetic",
+        synthetic,
+    ]
     return subprocess.Popen([*run, "-o", str(output), *settings], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
@@ -115,6 +123,32 @@ def test_a_killed_run_goes_on_to_the_same_file(packed, corpus, teacher, tmp_path
     again = command(corpus, teacher, output, 200)
     assert again.wait() == 0, again.stderr.read()
     assert output.read_bytes() == packed.read_bytes()
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_done(packed, corpus, teacher, tmp_path):
+    """Files may grow to 2 MB: the kernel refuses more, as a full disk does."""
+    limit = """import errno, os, resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, resource.RLIM_INFINITY))
+errno.EDQUOT = errno.EFBIG
+"""
+    output = tmp_path / "scenes.h5"
+    process = command(corpus, teacher, output, 200, before=limit)
+    message = "the disk is full; make room and run the same again, it goes on from here"
+    assert process.communicate()[1].splitlines() == [f"dcls-prepare: {output}: {message}"]
+    assert process.returncode == 1
+    again = command(corpus, teacher, output, 200)
+    assert again.wait() == 0, again.stderr.read()
+    assert output.read_bytes() == packed.read_bytes()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(corpus, teacher, tmp_path):
+    (tmp_path / "file").touch()
+    process = command(corpus, teacher, tmp_path / "file" / "scenes.h5", 8)
+    assert process.communicate()[1].splitlines() == [
+        f"dcls-prepare: {tmp_path / 'file' / 'scenes.h5.part'}: Not a directory"
+    ]
+    assert process.returncode == 1
 
 
 def test_without_a_teacher_the_recordings_scores_are_joined(corpus, tmp_path):
