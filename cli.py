@@ -169,6 +169,11 @@ def export() -> None:
         help="fit the scores to these clips, so that 0.5 is as likely as not; mask classes without training data",
     )
     parser.add_argument(
+        "--calibrate-by",
+        metavar="CHECKPOINT",
+        help="fit this one's scores instead: the one that the training began with, where it has heard these clips",
+    )
+    parser.add_argument(
         "--train-data",
         type=Path,
         nargs="+",

@@ -53,7 +53,7 @@ def test_experiment_builds(experiment: str, trained: Path, tmp_path: Path) -> No
     assert Path(config.hydra.run.dir) == Path("runs") / experiment / "seed=0"
     assert Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir == Path("runs") / experiment / "seed=0"
     settings = resolved(config)
-    loads = experiment == "finetune"
+    loads = experiment in ("finetune", "embedded_all")
     with torch.device("cpu" if loads else "meta"):  # weights without numbers: nothing is computed
         model = build(settings["model"], num_classes=527)
     create_optimizer(model, **settings["optimizer"])

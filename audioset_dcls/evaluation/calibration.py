@@ -25,10 +25,11 @@ _STEPS = 100
 
 @dataclass(frozen=True)
 class Calibration:
-    """`calibration(logits)` are calibrated ones; bias is (C,)."""
+    """`calibration(logits)` are calibrated ones; bias is (C,), shared_bias what they are shrunk to."""
 
     temperature: float
     bias: Floats
+    shared_bias: float
 
     def __call__(self, logits: ArrayLike) -> Floats:
         return np.asarray(logits, np.float64) / self.temperature + self.bias
@@ -72,7 +73,7 @@ def fit_calibration(targets: ArrayLike, logits: ArrayLike, bias_deviation: float
         bias = bias - step
         if np.abs(step).max() < 1e-9:
             break
-    return Calibration(1 / slope, bias)
+    return Calibration(1 / slope, bias, float(shared))
 
 
 def log_loss(targets: ArrayLike, logits: ArrayLike) -> float:

@@ -87,6 +87,7 @@ def export(
     clips: Sequence[str],
     calibrate: Path | None = None,
     train_data: Sequence[Path] = (),
+    calibrate_by: str | None = None,
 ) -> None:
     """`dcls-export`; leaves by SystemExit with 1 where the checkpoint or a clip cannot be read."""
     from audioset_dcls.models.checkpoint import load_checkpoint
@@ -103,7 +104,8 @@ def export(
         if calibrate is not None:
             from audioset_dcls.tagging.finish import finish
 
-            model = finish(model, calibrate, train_data)
+            judge = None if calibrate_by is None else load_checkpoint(calibrate_by)
+            model = finish(model, calibrate, train_data, judge)
             before, after = model.metadata["calibration"]["calibration_error"]
             print(
                 f"calibrated on {calibrate}: mean gap of score and share of positives {before:.3f}, now {after:.3f}; "

@@ -20,12 +20,20 @@ from preprocessing.scenes import Recordings, load_recordings
 MASKED_BIAS = -20.0  # a score of 2e-9
 
 
-def finish(model: AudioTagger, calibration_data: Path, train_data: Sequence[Path] = ()) -> AudioTagger:
+def finish(
+    model: AudioTagger,
+    calibration_data: Path,
+    train_data: Sequence[Path] = (),
+    judged_by: AudioTagger | None = None,
+) -> AudioTagger:
     """A copy whose scores are probabilities on `calibration_data`, with the classes masked that no training clip had.
 
     Both go into the classifier's weight and bias, exactly: the network is as before and as fast. A class counts as
     trained where a clip is labelled with it: a teacher's scores alone are hearsay that no label ever checked.
 
+    judged_by: the tagger whose scores are fitted, by default the model: for a last training on all clips, those of
+        `calibration_data` too, the tagger that it began with, which has not heard them. Classes which that one has not
+        learned get the shared bias.
     train_data: HDF5 files it was trained on; by default the counts in the checkpoint's metadata are taken. Clips are
     heard as `dcls-tag` hears them, without the zeros that pad them.
 
@@ -39,8 +47,9 @@ def finish(model: AudioTagger, calibration_data: Path, train_data: Sequence[Path
     if labels != model.labels:
         raise ClipFileError(f"{calibration_data}: its {len(labels)} classes are not the model's")
     recordings = load_recordings([calibration_data])
-    logits = score(model, recordings)[:, trained]
-    targets = recordings.target[:, trained]
+    fitted = trained if judged_by is None else trained & _trained(judged_by, ())
+    logits = score(judged_by or model, recordings)[:, fitted]
+    targets = recordings.target[:, fitted]
     try:
         calibration = fit_calibration(targets, logits)
     except ValueError as error:
@@ -50,7 +59,8 @@ def finish(model: AudioTagger, calibration_data: Path, train_data: Sequence[Path
         weight, bias = finished.classifier.weight, finished.classifier.bias
         weight.div_(calibration.temperature)
         bias.div_(calibration.temperature)
-        bias[torch.from_numpy(trained)] += torch.from_numpy(calibration.bias).float()
+        bias.add_(calibration.shared_bias)
+        bias[torch.from_numpy(fitted)] += torch.from_numpy(calibration.bias - calibration.shared_bias).float()
         weight[torch.from_numpy(~trained)] = 0.0
         bias[torch.from_numpy(~trained)] = MASKED_BIAS
     before, after = logits.astype(np.float64), calibration(logits)

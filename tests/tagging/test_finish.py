@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -95,6 +96,25 @@ def test_classes_without_training_data_are_silent(model: AudioTagger, data: dict
     with torch.no_grad():
         scores, were = finished(loud).sigmoid(), model(loud).sigmoid()
     assert scores[:, 5].max() < 1e-8 < 0.1 < were[:, 5].max()
+
+
+def test_fitted_to_the_scores_of_another(model: AudioTagger, data: dict[str, Path]) -> None:
+    """The temperature and biases are those of the judge; a class that it has not learned gets the shared bias."""
+    judge = copy.deepcopy(model)
+    with torch.no_grad():
+        judge.classifier.weight.div_(2)
+        judge.classifier.bias.div_(2)
+    own, judged = finish(model, data["validation"]), finish(model, data["validation"], (), judge)
+    temperature = own.metadata["calibration"]["temperature"]
+    assert judged.metadata["calibration"]["temperature"] == pytest.approx(temperature / 2, rel=1e-4)
+    torch.testing.assert_close(judged.classifier.weight, own.classifier.weight * 2, rtol=1e-4, atol=1e-6)
+    judge.metadata = {"train_label_counts": [9, 9, 9, 9, 0, 0]}
+    with torch.no_grad():
+        judge.classifier.bias[4] = 30.0  # nobody asks
+    unlearned = finish(model, data["validation"], (), judge)
+    assert unlearned.metadata["masked"] == ["f"]
+    biases = unlearned.classifier.bias - model.classifier.bias / unlearned.metadata["calibration"]["temperature"]
+    assert biases[:4].min() < biases[4] < biases[:4].max()
 
 
 def test_files_tell_what_was_trained(model: AudioTagger, data: dict[str, Path]) -> None:
