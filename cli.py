@@ -181,6 +181,12 @@ def export() -> None:
         metavar="FILE.h5",
         help="with --calibrate: which classes had training data (default: the numbers in the checkpoint)",
     )
+    parser.add_argument(
+        "--about",
+        type=Path,
+        metavar="FILE.yaml",
+        help="what the file shall tell of the tagger: licence, data, scores, ... as names and values",
+    )
     arguments = vars(parser.parse_args())
     from audioset_dcls.tagging.command import export
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import signal
 import sys
@@ -10,12 +11,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from audioset_dcls.tagging.model import EMBEDDED, ModelError, embedded_tagger
 
 USAGE = 2
 _INTERRUPTED = 128
+RESERVED = {
+    "calibration",
+    "format",
+    "labels",
+    "masked",
+    "model",
+    "precision",
+    "precision_loss",
+    "sample_rate",
+    "version",
+}
 
 
 def tag(
@@ -88,6 +100,7 @@ def export(
     calibrate: Path | None = None,
     train_data: Sequence[Path] = (),
     calibrate_by: str | None = None,
+    about: Path | None = None,
 ) -> None:
     """`dcls-export`; leaves by SystemExit with 1 where the checkpoint or a clip cannot be read."""
     from audioset_dcls.models.checkpoint import load_checkpoint
@@ -100,6 +113,7 @@ def export(
     if found.problems:
         _stop(1, found.problems[0], "dcls-export")
     try:
+        facts = {} if about is None else read_facts(about)
         model = load_checkpoint(checkpoint)
         if calibrate is not None:
             from audioset_dcls.tagging.finish import finish
@@ -111,6 +125,7 @@ def export(
                 f"calibrated on {calibrate}: mean gap of score and share of positives {before:.3f}, now {after:.3f}; "
                 f"{len(model.metadata['masked'])} classes without training data masked"
             )
+        model.metadata = {**model.metadata, **facts}
         written = onnx.export(model, target, precision, [clip.path for clip in found.recordings])
     except (OSError, ValueError) as error:  # CheckpointError and AudioError are ValueErrors
         _stop(1, str(error), "dcls-export")
@@ -121,6 +136,23 @@ def export(
             f"difference to float32 over {loss.windows} windows: mean {loss.mean:.2g}, largest {loss.largest:.2g}; "
             f"same best tag in {loss.same_best:.1%}"
         )
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a YAML file tells of a tagger, for its metadata. Raises ValueError for what is no mapping of names."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict) or not all(isinstance(name, str) for name in facts):
+            raise ValueError("holds no names with values")
+        json.dumps(facts)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, TypeError) as error:
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        raise ValueError(f"{path}: cannot be read as facts about a tagger: {reason}") from error
+    if taken := RESERVED & facts.keys():
+        raise ValueError(f"{path}: {', '.join(sorted(taken))}: the export itself writes that; choose another name")
+    return facts
 
 
 def read_labels(path: Path, known: Sequence[str]) -> tuple[str, ...]:

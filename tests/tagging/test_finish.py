@@ -15,6 +15,7 @@ import torch
 from audioset_dcls.evaluation.calibration import calibration_error, log_loss
 from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint
 from audioset_dcls.models.trunks import AudioTagger, create_model
+from audioset_dcls.tagging.command import read_facts
 from audioset_dcls.tagging.finish import finish, score
 from audioset_dcls.tagging.model import OnnxModel
 from preprocessing.hdf5 import ClipFileError, ClipWriter, to_int16
@@ -131,12 +132,15 @@ def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> N
     """The file has the finished scores and says what was done."""
     save_checkpoint(tmp_path / "best.ckpt", model, LABELS)
     command = [sys.executable, "-c", "import cli; cli.export()", str(tmp_path / "best.ckpt")]
+    (tmp_path / "about.yaml").write_text("licence: MIT\nscores: {mAP: [0.3, 0.25, 0.35]}\n")
     run = [*command, str(tmp_path / "tagger.onnx"), "--calibrate", str(data["validation"])]
+    run += ["--about", str(tmp_path / "about.yaml")]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "1 classes without training data masked" in done.stdout
     exported = OnnxModel(tmp_path / "tagger.onnx")
     assert exported.metadata["masked"] == ["f"]
+    assert (exported.metadata["licence"], exported.metadata["scores"]) == ("MIT", {"mAP": [0.3, 0.25, 0.35]})
     assert exported.metadata["calibration"]["clips"] == 150
     waveform = load_recordings([data["test"]]).waveforms[0][None] / np.float32(32_767)
     (scores,) = exported.run(waveform)
@@ -154,3 +158,21 @@ def test_other_classes_are_refused(model: AudioTagger, data: dict[str, Path], tm
         finish(model, tmp_path / "other.h5")
     with pytest.raises(ClipFileError, match=r"other\.h5: its classes are not the model's"):
         finish(model, data["validation"], [tmp_path / "other.h5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("- a\n- b\n", "holds no names with values"),
+        ("a: [1\n", "cannot be read as facts"),
+        ("labels: [x]\nmodel: y\n", "labels, model: the export itself writes that"),
+        ("day: 2026-01-01\n", "not JSON serializable"),
+        (None, "No such file"),
+    ],
+)
+def test_facts_that_cannot_be_stored(text: str | None, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "about.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=rf"about\.yaml: .*{reason}"):
+        read_facts(path)
