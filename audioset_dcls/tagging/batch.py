@@ -151,7 +151,7 @@ def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
 
 def _fingerprint(work: _Run) -> dict[str, Any]:
     """All that a record depends on, apart from the recording."""
-    settings, outputs = work.options, work.outputs
+    settings, outputs = work.options.of(work.tagger), work.outputs
     return {
         "version": __version__,
         "model": hashlib.sha256(work.tagger.model.path.read_bytes()).hexdigest(),

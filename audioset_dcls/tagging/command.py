@@ -44,7 +44,7 @@ def tag(
     quiet: bool,
     model: str | None,
     list_models: bool,
-    window: float,
+    window: float | None,
     hop: float | None,
     jobs: int | None,
     device: str,
@@ -67,8 +67,9 @@ def tag(
 
         try:
             outputs = Outputs(tuple(format.split(",")), output, separate, timeline, embeddings, plot)
-            options = Options(window, window / 2 if hop is None else hop, threshold, top)
+            options = Options(window, hop, threshold, top)
             tagger = Tagger(model, device, jobs)
+            options = options.of(tagger)
             if labels is not None:
                 options = replace(options, labels=read_labels(labels, tagger.labels))
         except (ModelError, ValueError) as error:  # UsageError is a ValueError

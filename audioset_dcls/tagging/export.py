@@ -24,8 +24,7 @@ from audioset_dcls.dcls import DepthwiseConv2d, fold
 from audioset_dcls.models.trunks import SILENCE, AudioTagger, reparameterize
 from audioset_dcls.tagging.matmul_log_mel import MatmulLogMel
 from audioset_dcls.tagging.model import OnnxModel
-from audioset_dcls.tagging.tagger import HOP as WINDOW_HOP
-from audioset_dcls.tagging.tagger import WINDOW, cut_windows
+from audioset_dcls.tagging.tagger import LONGEST_WINDOW, cut_windows
 from preprocessing.audio import iter_audio
 from preprocessing.constants import HOP, N_FFT, SAMPLE_RATE
 from preprocessing.labels import labels as audioset_labels
@@ -195,8 +194,10 @@ def _write_properties(graph: onnx.ModelProto, entries: dict[str, str]) -> None:
 def _windows(recordings: Iterable[str | Path]) -> Iterator[np.ndarray]:
     """(1, samples) each: what the tagger would see of these recordings."""
     for recording in recordings:
-        blocks = iter_audio(recording, WINDOW)
-        for _, waveform in cut_windows(blocks, round(WINDOW * SAMPLE_RATE), round(WINDOW_HOP * SAMPLE_RATE)):
+        blocks = iter_audio(recording, LONGEST_WINDOW)
+        for _, waveform in cut_windows(
+            blocks, round(LONGEST_WINDOW * SAMPLE_RATE), round(LONGEST_WINDOW * SAMPLE_RATE / 2)
+        ):
             yield waveform[None]
 
 

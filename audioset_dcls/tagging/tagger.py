@@ -23,7 +23,7 @@ __all__ = ["AudioError", "Event", "Failure", "ModelError", "Options", "Result", 
 
 T = TypeVar("T")
 Source: TypeAlias = str | Path | IO[bytes] | bytes | np.ndarray
-WINDOW, HOP, THRESHOLD, TOP = 10.0, 5.0, 0.2, 5
+LONGEST_WINDOW, THRESHOLD, TOP = 10.0, 0.2, 5  # a default; longer ones can be asked for
 SHORTEST_WINDOW = 0.1  # s
 DROPPED_TAIL = 0.1  # s: "ten-second" clips are often a few milliseconds longer; that is no reason for a second window
 BATCH = {"cpu": 1, "cuda": 32}  # windows: larger ones are no faster on a core, and take more memory
@@ -34,15 +34,15 @@ LOOKAHEAD = 32  # recordings begun before the first unfinished one is done
 class Options:
     """How to cut, pool and report.
 
-    window, hop: seconds; longer recordings are cut in windows of `window` every `hop`. A shorter window finds sounds
-        more exactly in time, but the taggers were trained on 10 s.
+    window, hop: seconds; longer recordings are cut in windows of `window` every `hop`. By default a window is as long
+        as the clips that the tagger learned from, 10 s at most, and the hop half of it.
     threshold, top: what counts as an event, see `EventTracker`. They leave `Result.scores` alone.
     labels: display names; the results hold these classes only.
     timeline, embeddings: keep them for every window (2 kB and about 1.3 kB a window).
     """
 
-    window: float = WINDOW
-    hop: float = HOP
+    window: float | None = None
+    hop: float | None = None
     threshold: float = THRESHOLD
     top: int = TOP
     labels: tuple[str, ...] | None = None
@@ -50,14 +50,29 @@ class Options:
     embeddings: bool = True
 
     def __post_init__(self) -> None:
-        if not SHORTEST_WINDOW <= self.window <= 3600:
+        if self.window is not None and not SHORTEST_WINDOW <= self.window <= 3600:
             raise ValueError(f"window must be {SHORTEST_WINDOW} to 3600 seconds, not {self.window:g}")
-        if not SHORTEST_WINDOW <= self.hop <= self.window:
-            raise ValueError(f"hop must be {SHORTEST_WINDOW} to {self.window:g} seconds (the window), not {self.hop:g}")
+        longest = 3600 if self.window is None else self.window
+        if self.hop is not None and not SHORTEST_WINDOW <= self.hop <= longest:
+            raise ValueError(f"hop must be {SHORTEST_WINDOW} to {longest:g} seconds (the window), not {self.hop:g}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be above 0 and at most 1, not {self.threshold:g}")
         if self.top < 1:
             raise ValueError(f"top must be at least 1, not {self.top}")
+
+    def of(self, tagger: Tagger) -> Settings:
+        """With the tagger's own window where none is given. Raises ValueError where the hop is longer."""
+        window = tagger.window if self.window is None else self.window
+        hop = max(window / 2, SHORTEST_WINDOW) if self.hop is None else self.hop
+        return Settings(**{**vars(self), "window": window, "hop": hop})
+
+
+@dataclass(frozen=True)
+class Settings(Options):
+    """Options of which nothing is left open."""
+
+    window: float = LONGEST_WINDOW
+    hop: float = LONGEST_WINDOW / 2
 
 
 @dataclass
@@ -135,10 +150,16 @@ class Tagger:
     def metadata(self) -> dict[str, Any]:
         return self.model.metadata
 
+    @property
+    def window(self) -> float:
+        """Seconds that a window lasts by default: the length of the clips in training, 10 s at most or if unknown."""
+        return min(float(self.metadata.get("clip_seconds", LONGEST_WINDOW)), LONGEST_WINDOW)
+
     def __call__(self, source: Source, **options: Any) -> Result:
         """Tag one recording: a path, a binary file object, the bytes of a file, or a waveform (samples,) at 32 kHz.
 
-        options: the fields of `Options`. Raises AudioError for a source without sound to tag.
+        options: the fields of `Options`. Raises AudioError for a source without sound to tag, ValueError for options
+        that cannot be.
         """
         result = next(self.tag_all([source], Options(**options), raise_failures=True))
         assert isinstance(result, Result)
@@ -156,7 +177,7 @@ class Tagger:
         A recording that cannot be read gives a Failure (with `raise_failures`, its AudioError) and the rest goes on.
         on_audio: called with the seconds of audio that each window adds, for progress within long recordings.
         """
-        pipeline = _Pipeline(self.model, sources, options or Options(), self.jobs)
+        pipeline = _Pipeline(self.model, sources, (options or Options()).of(self), self.jobs)
         return pipeline.results(raise_failures, on_audio or (lambda seconds: None))
 
 
@@ -277,7 +298,7 @@ class _Pipeline:
     Every queue is bounded, so decoding waits for the model and the model for a caller who writes to a slow disk.
     """
 
-    def __init__(self, model: OnnxModel, sources: Iterable[Source], options: Options, jobs: int) -> None:
+    def __init__(self, model: OnnxModel, sources: Iterable[Source], options: Settings, jobs: int) -> None:
         self._model, self._options, self._jobs = model, options, jobs
         self._sources = enumerate(sources)
         self._names: dict[int, str] = {}
@@ -413,7 +434,7 @@ class _Pipeline:
 class _Pool:
     """The windows of one recording, put into order and pooled as they come."""
 
-    def __init__(self, options: Options, labels: tuple[str, ...], columns: np.ndarray, sample_rate: int) -> None:
+    def __init__(self, options: Settings, labels: tuple[str, ...], columns: np.ndarray, sample_rate: int) -> None:
         self._options, self._labels, self._columns, self._rate = options, labels, columns, sample_rate
         self._tracker = EventTracker(labels, options.threshold, options.top)
         self._early: dict[int, _Window] = {}

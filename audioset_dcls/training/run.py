@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from audioset_dcls.models import AudioTagger, load_checkpoint
 from audioset_dcls.training.callbacks import Checkpoints, PositionStatistics, Teacher, WeightAverage
 from audioset_dcls.training.module import TaggingModule
-from preprocessing.hdf5 import hash_ids
+from preprocessing.hdf5 import SAMPLE_RATE, hash_ids
 
 RECORDED_PACKAGES = ("audioset-dcls", "torch", "torchaudio", "timm", "lightning", "numpy", "h5py", "hydra-core")
 MAY_DIFFER = ("trainer", "run")  # between a run and its resumption: other machines, not other results
@@ -104,6 +104,7 @@ def train(config: DictConfig, folder: Path) -> float:
             "experiment": config.name,
             "seed": config.seed,
             "data": hashes,
+            "clip_seconds": data.clip_seconds or data.dataset("train").samples / SAMPLE_RATE,
             "train_label_counts": sum(file.label_counts() for file in data.dataset("train").files).tolist(),
         },
         **settings["objective"],
