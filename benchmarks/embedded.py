@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
 from audioset_dcls.evaluation.metrics import average_precision, bootstrap_average_precision, interval, top_hits
+from audioset_dcls.evaluation.predictions import length_name
 from audioset_dcls.folders import data_folder
-from audioset_dcls.training.predict import load_scorer, predict_lengths
-from preprocessing.hdf5 import INT16_SCALE, ClipFile
+from audioset_dcls.tagging.tagger import Options, Result, Tagger
+from preprocessing.hdf5 import INT16_SCALE, SAMPLE_RATE, ClipFile
 from preprocessing.open_sounds import load_recording_list
 from preprocessing.teacher import OnnxTeacher
 
@@ -51,23 +53,28 @@ def teacher_scores(data: ClipFile, teacher: Path | None) -> NDArray[np.float32]:
     return np.concatenate([heard(clip)[0] for clip in clips])
 
 
-def compared(path: Path, model: Path, heard_by: Path | None) -> list[str]:
+def tagger_scores(data: ClipFile, tagger: Tagger, seconds: float | None) -> NDArray[np.float32]:
+    """As `dcls-tag` hears the clips, without the zeros that pad them, or their first seconds."""
+    lengths = np.full(len(data), data.samples) if data.lengths is None else data.lengths
+    if seconds is not None:
+        lengths = np.minimum(lengths, round(seconds * SAMPLE_RATE))
+    clips = (data.waveforms([i])[0, : lengths[i]].astype(np.float32) / INT16_SCALE for i in range(len(data)))
+    results = tagger.tag_all(clips, Options(timeline=False, embeddings=False), raise_failures=True)
+    return np.stack([result.scores for result in results if isinstance(result, Result)])
+
+
+def compared(path: Path, model: Path, heard_by: Path | None, lengths: Sequence[float | None]) -> Iterator[str]:
     """Rows of the table for one file of clips."""
-    scorer = load_scorer(model)
-    predictions = predict_lengths(scorer, path)
-    data = ClipFile(path)
+    data, tagger = ClipFile(path), Tagger(model)
+    targets = data.read("target", np.arange(len(data))).astype(np.bool_)
     teacher = teacher_scores(data, heard_by)
-    masked = set(scorer.metadata.get("masked", ()))
-    known = np.array([label not in masked for label in predictions.labels])
-    covered = well_covered()
-    rows = []
-    for name, chosen in (
-        ("all", known),
-        ("well covered", known & np.array([label in covered for label in predictions.labels])),
-    ):
-        for length, scores in predictions.scores.items():
-            rows.append(_row(f"{path.stem}, {name}, {length}", predictions.targets, scores, teacher, chosen))
-    return rows
+    known = np.array([label not in tagger.metadata.get("masked", ()) for label in data.labels])
+    often = well_covered()
+    covered = known & np.array([label in often for label in data.labels])
+    for seconds in lengths:
+        scores = tagger_scores(data, tagger, seconds)
+        for name, chosen in (("all", known), ("well covered", covered)):
+            yield _row(f"{path.stem}, {length_name(seconds)}, {name}", targets, scores, teacher, chosen)
 
 
 def _row(
@@ -100,11 +107,13 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--model", type=Path, default=data_folder("checkpoints") / "tagger.onnx")
     parser.add_argument("--teacher", type=Path, help="ONNX file, see preprocessing/teacher.py")
+    parser.add_argument("--seconds", nargs="*", type=float, default=[], help="cut the clips to these lengths too")
     options = parser.parse_args()
-    print("| clips of, classes, length | clips | classes | mAP | top 3 | teacher's mAP | its top 3 | ratio of top 3 |")
+    print("| clips of, length, classes | clips | classes | mAP | top 3 | teacher's mAP | its top 3 | ratio of top 3 |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for path in options.files:
-        print("\n".join(compared(path, options.model, options.teacher)), flush=True)
+        for row in compared(path, options.model, options.teacher, [None, *options.seconds]):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

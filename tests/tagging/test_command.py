@@ -86,8 +86,8 @@ def test_help_shows_every_option_and_default(
     for default in (
         "5",
         "0.2",
-        "10",
-        "half the window, 5",
+        "as the tagger was trained, the embedded one on 2.56, others on 10",
+        "half the window",
         "table",
         "cpu",
         "--resume",

@@ -51,6 +51,19 @@ def test_a_result(tagger: Tagger) -> None:
     assert event.end == pytest.approx(result.duration, abs=1e-3)
 
 
+def test_windows_are_as_long_as_the_clips_in_training(tagger: Tagger, monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = np.zeros(6 * 32_000, np.float32)
+    monkeypatch.setitem(tagger.metadata, "clip_seconds", 2.5)
+    result = tagger(silence)
+    assert (result.window, result.starts.tolist()) == (2.5, [0, 1.25, 2.5, 3.5])
+    assert tagger(silence, hop=2).starts.tolist() == [0, 2, 3.5]
+    assert tagger(silence, window=4).starts.tolist() == [0, 2]
+    with pytest.raises(ValueError, match=r"hop must be 0\.1 to 2\.5 seconds"):
+        tagger(silence, hop=5)
+    monkeypatch.setitem(tagger.metadata, "clip_seconds", 30)
+    assert tagger.window == 10  # recordings are rarely that long
+
+
 def test_a_long_recording(tagger: Tagger) -> None:
     """Windows every 5 s, one at the end; max, mean and events from the windows; each like its own clip."""
     sound = read_audio(ROOSTER)
