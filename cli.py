@@ -86,7 +86,12 @@ def tag() -> None:
         metavar="S",
         help="cut longer recordings so (default: as the tagger was trained, the embedded one on 2.56, others on 10)",
     )
-    work.add_argument("--hop", type=float, metavar="S", help="from window to window (default: half the window)")
+    work.add_argument(
+        "--hop",
+        type=float,
+        metavar="S",
+        help="from window to window (default: half the window, the embedded tagger's own window whole)",
+    )
     work.add_argument("--jobs", type=int, metavar="N", help="threads (default: one a core)")
     work.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: cpu)")
     work.add_argument(

@@ -35,7 +35,7 @@ class Options:
     """How to cut, pool and report.
 
     window, hop: seconds; longer recordings are cut in windows of `window` every `hop`. By default a window is as long
-        as the clips that the tagger learned from, 10 s at most, and the hop half of it.
+        as the clips that the tagger learned from, 10 s at most, and the hop what its file says, or half the window.
     threshold, top: what counts as an event, see `EventTracker`. They leave `Result.scores` alone.
     labels: display names; the results hold these classes only.
     timeline, embeddings: keep them for every window (2 kB and about 1.3 kB a window).
@@ -63,7 +63,9 @@ class Options:
     def of(self, tagger: Tagger) -> Settings:
         """With the tagger's own window where none is given. Raises ValueError where the hop is longer."""
         window = tagger.window if self.window is None else self.window
-        hop = max(window / 2, SHORTEST_WINDOW) if self.hop is None else self.hop
+        hop = self.hop
+        if hop is None:
+            hop = tagger.hop if self.window is None else max(window / 2, SHORTEST_WINDOW)
         return Settings(**{**vars(self), "window": window, "hop": hop})
 
 
@@ -154,6 +156,11 @@ class Tagger:
     def window(self) -> float:
         """Seconds that a window lasts by default: the length of the clips in training, 10 s at most or if unknown."""
         return min(float(self.metadata.get("clip_seconds", LONGEST_WINDOW)), LONGEST_WINDOW)
+
+    @property
+    def hop(self) -> float:
+        """Seconds from window to window by default."""
+        return float(self.metadata.get("hop_seconds", self.window / 2))
 
     def __call__(self, source: Source, **options: Any) -> Result:
         """Tag one recording: a path, a binary file object, the bytes of a file, or a waveform (samples,) at 32 kHz.

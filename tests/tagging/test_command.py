@@ -87,7 +87,7 @@ def test_help_shows_every_option_and_default(
         "5",
         "0.2",
         "as the tagger was trained, the embedded one on 2.56, others on 10",
-        "half the window",
+        "half the window, the embedded tagger's own window whole",
         "table",
         "cpu",
         "--resume",

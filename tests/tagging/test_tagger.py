@@ -60,6 +60,9 @@ def test_windows_are_as_long_as_the_clips_in_training(tagger: Tagger, monkeypatc
     assert tagger(silence, window=4).starts.tolist() == [0, 2]
     with pytest.raises(ValueError, match=r"hop must be 0\.1 to 2\.5 seconds"):
         tagger(silence, hop=5)
+    monkeypatch.setitem(tagger.metadata, "hop_seconds", 2.5)
+    assert tagger(silence).starts.tolist() == [0, 2.5, 3.5]
+    assert tagger(silence, window=2).starts.tolist() == [0, 1, 2, 3, 4]
     monkeypatch.setitem(tagger.metadata, "clip_seconds", 30)
     assert tagger.window == 10  # recordings are rarely that long
 
