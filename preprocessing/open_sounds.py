@@ -280,8 +280,10 @@ def _say_needs(
 ) -> None:
     names = {package.name for package in todo if package.split != "synthetic"}
     clips = sum(recording.package in names for recording in recordings)
+    minutes = "10 to 20 minutes of two cores"
     if any(package.split == "synthetic" for package in todo):
         clips += 1_035
+        minutes += ", and 30 for the synthetic part,"  # 32 renderings a minute, measured
     download = sum(package.size for package in todo if not (folder and _find_package(folder, package.name)))
     # a package lies there packed and unpacked until its clips are written
     disk = clips * _CLIP_BYTES + SCENES * _CLIP_BYTES + 2 * max((package.size for package in todo), default=0)
@@ -291,7 +293,7 @@ def _say_needs(
         return
     say(
         f"open sounds: {clips} clips from {len(todo)} packages; {download / 1e9:.1f} GB to download, "
-        f"{disk / 1e9:.1f} GB of disk ({free / 1e9:.0f} GB free), and 10 to 20 minutes of two cores besides"
+        f"{disk / 1e9:.1f} GB of disk ({free / 1e9:.0f} GB free), and {minutes} besides"
     )
     if free + begun < disk:
         raise OpenSoundsError(f"{output}: {free / 1e9:.1f} GB are free, {disk / 1e9:.1f} GB are needed; try --core")
