@@ -123,13 +123,8 @@ def evaluate() -> None:
         metavar="DIR",
         help="compare the runs <experiment>/seed=<n> in it, with --data after scoring the best.ckpt of each",
     )
-    parser.add_argument(
-        "--train-data",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE.h5",
-        help="set the AP against the number of training clips there (default: the numbers in the checkpoint)",
+    _add_train_data(
+        parser, "set the AP against the number of training clips there (default: the numbers in the checkpoint)"
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="(default: <checkpoint>-on-<data>, or <runs>/comparison)"
@@ -183,13 +178,8 @@ def export() -> None:
         metavar="CHECKPOINT",
         help="fit this one's scores instead: the one that the training began with, where it has heard these clips",
     )
-    parser.add_argument(
-        "--train-data",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE.h5",
-        help="with --calibrate: which classes had training data (default: the numbers in the checkpoint)",
+    _add_train_data(
+        parser, "with --calibrate: which classes had training data (default: the numbers in the checkpoint)"
     )
     parser.add_argument(
         "--about",
@@ -369,6 +359,10 @@ def _prepare_scenes(recordings: list[Path], output: Path, **options: Any) -> Non
 
 def _parser(command: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(command, description=description, epilog=epilog, allow_abbrev=False)
+
+
+def _add_train_data(parser: argparse.ArgumentParser, use: str) -> None:
+    parser.add_argument("--train-data", type=Path, nargs="+", default=[], metavar="FILE.h5", help=use)
 
 
 def _kind(kinds: Any, name: str, summary: str, more: str = "") -> argparse.ArgumentParser:

@@ -119,7 +119,7 @@ def prepare(
     left_out_csv = output.with_suffix(".left_out.csv")
     if output.exists():
         return _already_prepared(output, collection, left_out_csv)
-    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = workers or usable_cores()
     with ClipWriter(output, collection.labels, compression=compression, source=collection.source) as writer:
         done = sum(note["consumed"] for note in writer.notes)
         left_out = [LeftOut(*entry) for note in writer.notes for entry in note["left_out"]]
@@ -283,6 +283,11 @@ def _decode_alone(source: str | Slice | bytes | None, compression: str | None) -
             return pool.submit(_decode_batch, [source], compression).result()[0]
         except BrokenProcessPool:
             return "the decoder crashed on it"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_pool(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from preprocessing.audioset import progress_bar, start_pool
+from preprocessing.audioset import progress_bar, start_pool, usable_cores
 from preprocessing.hdf5 import INT16_SCALE, ClipFile, ClipFileError, ClipWriter, Written, hash_ids
 from preprocessing.scenes import Scenes, drawing_weights, load_recordings
 from preprocessing.teacher import OnnxTeacher, TeacherError
@@ -95,7 +94,7 @@ def pack_scenes(
 
 def _make_all(scenes: Scenes, teacher: str | Path | None, indices: range, workers: int | None) -> Iterator[Batch]:
     """The scenes, in their order; each process is at most two batches ahead, so that memory does not grow."""
-    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = workers or usable_cores()
     batches = [indices[first : first + _BATCH] for first in range(0, len(indices), _BATCH)]
     pending: deque[Future[Batch]] = deque()
     pool: ProcessPoolExecutor = start_pool(min(workers, max(len(batches), 1)), _start, (scenes, teacher))

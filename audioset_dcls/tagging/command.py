@@ -17,6 +17,7 @@ from audioset_dcls.tagging.model import EMBEDDED, ModelError, embedded_tagger
 
 USAGE = 2
 _INTERRUPTED = 128
+# names in a file's metadata that the export writes
 RESERVED = {
     "calibration",
     "format",

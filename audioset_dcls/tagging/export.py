@@ -193,11 +193,10 @@ def _write_properties(graph: onnx.ModelProto, entries: dict[str, str]) -> None:
 
 def _windows(recordings: Iterable[str | Path]) -> Iterator[np.ndarray]:
     """(1, samples) each: what the tagger would see of these recordings."""
+    window = round(LONGEST_WINDOW * SAMPLE_RATE)
     for recording in recordings:
         blocks = iter_audio(recording, LONGEST_WINDOW)
-        for _, waveform in cut_windows(
-            blocks, round(LONGEST_WINDOW * SAMPLE_RATE), round(LONGEST_WINDOW * SAMPLE_RATE / 2)
-        ):
+        for _, waveform in cut_windows(blocks, window, window // 2):
             yield waveform[None]
 
 
