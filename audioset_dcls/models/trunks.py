@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from timm.models.convnext import ConvNeXt
 from timm.models.fastvit import ConvMlp, FastVit, MobileOneBlock, ReparamLargeKernelConv, RepConditionalPosEnc, RepMixer
-from timm.models.metaformer import MetaFormer, MlpHead
+from timm.models.metaformer import LayerNorm2dNoBias, MetaFormer, MlpHead, SepConv
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -106,7 +106,8 @@ def create_model(
     pretrained: True starts from timm's ImageNet weights (downloaded by timm), a path from such a file. The stem and the
         classifier start anew; DCLS elements are fitted to the trained 7 x 7 kernels.
     share_positions: one set of positions and standard deviations for all layers with the same number of channels.
-    timm_kwargs: go to `timm.create_model`, e.g. `drop_rate=0.1` for dropout before the classifier.
+    timm_kwargs: go to `timm.create_model`, e.g. `drop_rate=0.1` for dropout before the classifier, or other sizes:
+        `depths` and `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT.
 
     Raises ValueError for a name without a known stem, or dcls=True on a trunk without 7 x 7 depthwise convolutions, and
     RuntimeError where timm has no ImageNet weights or cannot fetch them.
@@ -153,6 +154,8 @@ def _timm_trunk(name: str, pretrained: bool | str, **kwargs: Any) -> Any:
         close = difflib.get_close_matches(architecture, known, n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise ValueError(f"no audio stem is known for {name!r}; known are {'; '.join(FAMILIES.values())}{hint}")
+    if architecture.startswith("convformer") and kwargs.keys() & {"depths", "dims"} and not pretrained:
+        return MetaFormer(token_mixers=SepConv, norm_layers=LayerNorm2dNoBias, **kwargs)  # timm's takes no other sizes
     if isinstance(pretrained, str):
         kwargs["pretrained_cfg_overlay"] = {"file": pretrained}
     try:

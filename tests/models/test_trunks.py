@@ -20,30 +20,26 @@ SMALL: dict[str, dict[str, Any]] = {
     "test_convnext": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
     "convnext_atto_ols": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
     "convnextv2_atto": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
-    "convformer_small": {},
+    "convformer_s18": {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 96)},
     "caformer_small": {},
     "fastvit_t8": {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64)},
     "fastvit_sa12": {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64)},
 }
-FAMILIES = ("test_convnext", "convformer_small", "fastvit_sa12")
+FAMILIES = ("test_convnext", "convformer_s18", "fastvit_sa12")
 
 
-def register_small_metaformer(name: str, token_mixers: list[type[nn.Module]]) -> None:
-    """timm has no small MetaFormer and its factories let nobody choose another depth: add one to its registry."""
-    norms = [metaformer.LayerNorm2dNoBias] * 2 + [metaformer.LayerNormNoBias] * 2
-    sizes = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 96), "token_mixers": token_mixers}
-    if token_mixers[3] is metaformer.Attention:
-        sizes["norm_layers"] = norms
-
-    def factory(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return metaformer._create_metaformer("convformer_s18", pretrained=pretrained, **sizes, **kwargs)
-
-    factory.__name__, factory.__module__ = name, metaformer.__name__
-    timm.models.register_model(factory)
+def caformer_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """timm has no small CAFormer and its factories let nobody choose another depth: add one to its registry."""
+    kinds = {
+        "token_mixers": [metaformer.SepConv] * 2 + [metaformer.Attention] * 2,
+        "norm_layers": [metaformer.LayerNorm2dNoBias] * 2 + [metaformer.LayerNormNoBias] * 2,
+    }
+    sizes = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 96)}
+    return metaformer._create_metaformer("caformer_s18", pretrained=pretrained, **kinds, **sizes, **kwargs)
 
 
-register_small_metaformer("convformer_small", [metaformer.SepConv] * 4)
-register_small_metaformer("caformer_small", [metaformer.SepConv] * 2 + [metaformer.Attention] * 2)
+caformer_small.__module__ = metaformer.__name__
+timm.models.register_model(caformer_small)
 
 
 def small(name: str, **arguments: Any) -> AudioTagger:
@@ -72,6 +68,13 @@ def test_logits_maps_and_embeddings(name: str, dcls: bool) -> None:
         torch.testing.assert_close(model.trunk.get_classifier()(embedding), model(log_mel))
     assert maps[0][2:] == (64, 62)
     assert any(True for _ in dcls_layers(model)) == dcls
+
+
+def test_convformer_of_other_sizes_is_timms() -> None:
+    sizes = {"depths": (3, 3, 9, 3), "dims": (64, 128, 320, 512)}  # ConvFormer-S18's own
+    with torch.device("meta"):
+        ours, timms = create_model("convformer_s18", **sizes), create_model("convformer_s18")
+    assert str(ours) == str(timms)
 
 
 def test_defaults_are_the_papers() -> None:
