@@ -24,6 +24,7 @@ from hydra.utils import get_object
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
+from audioset_dcls.dcls import replace_depthwise
 from audioset_dcls.models import AudioTagger, load_checkpoint
 from audioset_dcls.training.callbacks import Checkpoints, PositionStatistics, Teacher, WeightAverage
 from audioset_dcls.training.module import TaggingModule
@@ -82,10 +83,11 @@ def train(config: DictConfig, folder: Path) -> float:
         enable_progress_bar=sys.stderr.isatty(),
     )
     steps = len(data.train_dataloader()) // (config.batch_size // config.data.batch_size)  # an epoch's full ones
-    trainer.accumulate_grad_batches = accumulation(config.batch_size, config.data.batch_size, trainer.world_size)
-    trainer.limit_train_batches = steps * trainer.accumulate_grad_batches
     if not steps:
         raise ValueError(f"the training clips are fewer than one batch of {config.batch_size}; lower batch_size")
+    trainer.accumulate_grad_batches = accumulation(config.batch_size, config.data.batch_size, trainer.world_size)
+    steps = limited(steps, trainer.limit_train_batches, trainer.accumulate_grad_batches)
+    trainer.limit_train_batches = steps * trainer.accumulate_grad_batches
     model = build(settings["model"], num_classes=len(data.labels))
     if config.prior_bias:
         start_from_priors(model, data.dataset("train").class_priors())
@@ -155,11 +157,28 @@ def accumulation(batch_size: int, per_process: int, processes: int) -> int:
     return steps
 
 
-def fine_tune(checkpoint: str, num_classes: int) -> AudioTagger:
-    """A trained model with a new classifier; the old one stays where the number of classes is the same."""
+def limited(steps: int, limit: int | float | None, accumulated: int) -> int:
+    """An epoch's steps of `accumulated` batches under `trainer.limit_train_batches`, a number of batches or a share."""
+    allowed = steps * limit if isinstance(limit, float) else limit // accumulated if limit is not None else steps
+    if allowed < 1:
+        raise ValueError(f"trainer.limit_train_batches={limit} leaves no step of {accumulated} batches; raise it")
+    return min(steps, int(allowed))
+
+
+def fine_tune(checkpoint: str, num_classes: int, dcls: bool = False) -> AudioTagger:
+    """A trained model with a new classifier; the old one stays where the number of classes is the same.
+
+    dcls: DCLS elements take the places of the model's 7 x 7 kernels, fitted to them.
+    Raises ValueError with dcls where the model has no 7 x 7 depthwise convolutions (any more).
+    """
     model = load_checkpoint(checkpoint).train()
     if model.config["num_classes"] != num_classes:
         model.reset_classifier(num_classes)
+    if dcls:
+        settings = {name: model.config[name] for name in ("kernel_count", "dilated_kernel_size", "interpolation")}
+        if not replace_depthwise(model.trunk, **settings, share=model.config["share_positions"], warm_start=True):
+            raise ValueError(f"{checkpoint}: no 7 x 7 depthwise convolutions for DCLS to replace; leave out model.dcls")
+        model.config["dcls"] = True
     return model
 
 

@@ -18,9 +18,11 @@ import pytest
 import torch
 from small_runs import composed, curve
 
-from audioset_dcls.models import load_checkpoint
+from audioset_dcls.dcls import dcls_layers
+from audioset_dcls.models import create_model, load_checkpoint, save_checkpoint
 from audioset_dcls.training.module import TaggingModule
-from audioset_dcls.training.run import accumulation, train
+from audioset_dcls.training.pictures import large_depthwise
+from audioset_dcls.training.run import accumulation, fine_tune, limited, train
 from preprocessing.hdf5 import ClipWriter
 
 Command = Callable[..., "subprocess.Popen[str]"]
@@ -178,6 +180,32 @@ def test_accumulation() -> None:
     assert accumulation(4096, 128, 32) == 1
     with pytest.raises(ValueError, match=r"batch_size=4096 is not a multiple of data.batch_size=100 x 8"):
         accumulation(4096, 100, 8)
+
+
+def test_shorter_epochs(small: list[str], tmp_path: Path) -> None:
+    """trainer.limit_train_batches counts batches, two a step here; the schedule ends with the last step."""
+    train(composed([*small, "+trainer.limit_train_batches=5", "objective.min_lr=0"]), tmp_path)
+    rows = [row for row in curve(tmp_path) if "train/loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1]["lr"] < rows[2]["lr"] / 2
+    assert (limited(10, 0.5, 4), limited(10, None, 4), limited(10, 100, 4)) == (5, 10, 10)
+    with pytest.raises(ValueError, match=r"limit_train_batches=3 leaves no step of 4 batches"):
+        limited(10, 3, 4)
+
+
+def test_dcls_from_trained_kernels(unbroken: Path, small: list[str], tmp_path: Path) -> None:
+    """model.dcls=true: elements fitted to a trained 7 x 7 model take its kernels' places, nothing else changes."""
+    plain = create_model("test_convnext", dcls=False, num_classes=6, kernel_count=49, interpolation="bilinear").eval()
+    path = tmp_path / "plain.ckpt"
+    save_checkpoint(path, plain, labels=[str(number) for number in range(6)])
+    fitted = fine_tune(str(path), 6, dcls=True).eval()
+    assert sum(1 for _ in dcls_layers(fitted)) == len(list(large_depthwise(plain)))
+    assert create_model(**fitted.config).load_state_dict(fitted.state_dict())
+    log_mel = torch.randn(2, 1, 128, 101, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():  # an element for each of the 49 weights: no error but least squares' own
+        torch.testing.assert_close(fitted(log_mel), plain(log_mel), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=r"best.ckpt: no 7 x 7 depthwise convolutions"):
+        fine_tune(str(unbroken / "best.ckpt"), 6, dcls=True)
 
 
 @pytest.mark.slow
