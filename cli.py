@@ -123,6 +123,9 @@ def evaluate() -> None:
         metavar="DIR",
         help="compare the runs <experiment>/seed=<n> in it, with --data after scoring the best.ckpt of each",
     )
+    parser.add_argument(
+        "--against", metavar="EXPERIMENT", help="with --runs: differences from this one alone (default: of each two)"
+    )
     _add_train_data(
         parser, "set the AP against the number of training clips there (default: the numbers in the checkpoint)"
     )
@@ -137,6 +140,8 @@ def evaluate() -> None:
         parser.error("give either a CHECKPOINT or --runs DIR")
     if arguments.runs is None and arguments.data is None:
         parser.error("give the clips to score: --data FILE.h5")
+    if arguments.runs is None and arguments.against is not None:
+        parser.error("--against belongs to --runs")
     if arguments.runs is not None and arguments.train_data:
         parser.error("--train-data belongs to a CHECKPOINT, not to --runs")
     if arguments.batch_size < 1 or arguments.workers < 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -40,10 +40,11 @@ class Difference:
     clip_interval: tuple[float, float] | None
 
 
-def compare(folder: Path, data: str | None = None) -> tuple[Comparison, list[str]]:
+def compare(folder: Path, data: str | None = None, against: str | None = None) -> tuple[Comparison, list[str]]:
     """The comparison of the runs in `folder`, and a line for each left out as unfinished, unevaluated or unreadable.
 
     data: stem of the file they were evaluated on, needed only where they were evaluated on several.
+    against: the experiment that all others are compared with; None: each two.
 
     Raises ValueError where there is nothing to compare, or the runs' numbers are of different clips.
     """
@@ -68,15 +69,22 @@ def compare(folder: Path, data: str | None = None) -> tuple[Comparison, list[str
             f"  {run.experiment}/seed={run.seed}: {run.clips} clips, hash {str(run.clip_hash)[:8]}" for run in runs
         )
         raise ValueError(f"{folder}: the runs' numbers are of different clips or labels; add --data eval.h5\n{listed}")
-    return Comparison(folder, runs), left_out
+    comparison = Comparison(folder, runs, against)
+    if against is not None and against not in comparison.experiments:
+        raise ValueError(f"{folder}: no experiment {against!r} to compare with; there are {comparison.experiments}")
+    return comparison, left_out
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs of several experiments and seeds, all evaluated on the same clips."""
+    """Runs of several experiments and seeds, all evaluated on the same clips.
+
+    against: the experiment that the others' differences are taken from; None: each two.
+    """
 
     folder: Path
     runs: Sequence[Run]
+    against: str | None = None
 
     @property
     def experiments(self) -> list[str]:
@@ -119,8 +127,10 @@ class Comparison:
         return [run.metrics[metric] for run in self.of(experiment) if metric in run.metrics]
 
     def differences(self) -> list[Difference]:
-        """Of each two experiments, the better one first, over the seeds that both have."""
-        pairs = combinations(self.experiments, 2)
+        """Of each two experiments, the better one first, or of each and `against`, over the seeds that both have."""
+        pairs: Iterable[tuple[str, str]] = combinations(self.experiments, 2)
+        if self.against is not None:
+            pairs = [(name, self.against) for name in self.experiments if name != self.against]
         found = [paired_difference(self.of(first), self.of(second)) for first, second in pairs]
         return [difference for difference in found if difference is not None]
 

@@ -133,6 +133,18 @@ def test_seeds_that_only_one_has_do_not_count(tmp_path: Path) -> None:
     assert "n/a (one seed)" in (tmp_path / "comparison" / "comparison.md").read_text()
 
 
+def test_differences_from_one_experiment(tmp_path: Path) -> None:
+    for name, gain in {"a": 1.0, "b": 1.5, "c": 0.5}.items():
+        make_run(tmp_path / name / "seed=0", gain, 0)
+    (better,) = (one for one in compare(tmp_path)[0].differences() if {one.first, one.second} == {"a", "b"})
+    differences = compare(tmp_path, against="a")[0].differences()
+    assert [(one.first, one.second) for one in differences] == [("b", "a"), ("c", "a")]
+    assert differences[0] == better
+    assert differences[1].mean < 0
+    with pytest.raises(ValueError, match=r"no experiment 'd' to compare with; there are \['b', 'a', 'c'\]"):
+        compare(tmp_path, against="d")
+
+
 def test_runs_on_different_clips_are_refused(tmp_path: Path) -> None:
     make_run(tmp_path / "a" / "seed=0", 1.0, 0)
     make_run(tmp_path / "b" / "seed=0", 1.0, 0, clips="other")

@@ -256,7 +256,14 @@ def test_bad_input_is_one_clear_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["a.ckpt"], ["a.ckpt", "--runs", "runs"], ["--runs", "runs", "--train-data", "train.h5"]]
+    "arguments",
+    [
+        [],
+        ["a.ckpt"],
+        ["a.ckpt", "--runs", "runs"],
+        ["--runs", "runs", "--train-data", "train.h5"],
+        ["a.ckpt", "--data", "eval.h5", "--against", "other"],
+    ],
 )
 def test_usage_errors(arguments: list[str], dcls_eval: Callable[..., tuple[int, str, str]]) -> None:
     status, _, errors = dcls_eval(*arguments)
