@@ -136,7 +136,7 @@ def build(settings: dict[str, Any], **more: Any) -> Any:
 
 def callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
     """In the order they must act in: checkpoints hold what the others did before."""
-    chosen: list[L.Callback] = [PositionStatistics()]
+    chosen: list[L.Callback] = [PositionStatistics(config.save_every_n_steps)]
     if config.teacher:
         chosen.append(Teacher(config.teacher))
     if config.average:

@@ -266,10 +266,13 @@ def test_positions_are_clamped_and_watched(small: list[str], tmp_path: Path) -> 
     weights = torch.load(tmp_path / "last.ckpt", weights_only=True)["current_model_state"]
     positions = weights["model.trunk.stages.0.blocks.0.conv_dw.positions"]
     assert positions.abs().max() == 3  # 7 x 7
-    row = next(row for row in curve(tmp_path) if "positions/stages.0.blocks.0.conv_dw/border" in row)
+    rows = [row for row in curve(tmp_path) if "positions/stages.0.blocks.0.conv_dw/border" in row]
+    row = rows[-1]
     outside = (positions.abs() > 2.5).any(0).float().mean().item()
     assert row["positions/stages.0.blocks.0.conv_dw/border"] == pytest.approx(outside)
-    assert row["positions/stages.0.blocks.0.conv_dw/speed"] > 1
+    assert row["positions/stages.0.blocks.0.conv_dw/spread_time"] == pytest.approx(positions[1].std().item())
+    speeds = [row["positions/stages.0.blocks.0.conv_dw/speed"] for row in rows]
+    assert sum(speeds) > 1000  # a row a step: in all, over a cell
 
 
 def test_border_share() -> None:
