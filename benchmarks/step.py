@@ -1,8 +1,10 @@
 """Whole models, DCLS against 7 x 7: the training step, and inference folded and unfolded.
 
-    python benchmarks/step.py [--trunks convnext_tiny ...] [--batch 8] [--repeats 2] [--threads 2] [--profile]
+    python benchmarks/step.py [--trunks convnext_tiny ...] [--frames 1001] [--batch 8] [--repeats 2] [--threads 2]
+        [--profile]
 
-Training: forward, binary cross-entropy, backward and AdamW on (batch, 1, 128, 1001) float32. Inference: one clip;
+A trunk is a file of configs/model, beside its `_dcls` one. Training: forward, binary cross-entropy, backward and AdamW
+on (batch, 1, 128, frames) float32. Inference: one clip;
 FastViT has its branches merged on both sides; `dcls` is the same DCLS model with the reference's layers (dcls 0.1.1),
 which build their kernels in every forward pass, its output compared with ours. Every model is given the better of its
 two memory formats. The two sides take turns, and times are the fastest of `--repeats` runs after one to warm up (at
@@ -20,14 +22,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
 from audioset_dcls.dcls import Dcls2d, fold
+from audioset_dcls.folders import data_folder
 from audioset_dcls.models import AudioTagger, create_model, reparameterize
 
 TRUNKS = ("convnext_tiny", "convformer_s18", "fastvit_sa24")
@@ -37,6 +42,7 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channel
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trunks", nargs="+", default=TRUNKS)
+    parser.add_argument("--frames", type=int, default=1001)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -47,20 +53,28 @@ def main() -> None:
     print(f"{processor()}, {options.threads} threads, torch {torch.__version__}, float32; seconds\n")
     print(f"training step, batch {options.batch}       7 x 7                 DCLS                  ratio")
     for trunk in options.trunks:
-        training(trunk, options.batch, options.repeats, options.profile)
+        training(trunk, options.frames, options.batch, options.repeats, options.profile)
     print("\ninference, batch 1            7 x 7                 DCLS folded           ratio", end="")
     print("     dcls    ratio   difference")
     for trunk in options.trunks:
-        inference(trunk, options.repeats)
+        inference(trunk, options.frames, options.repeats)
 
 
-def training(trunk: str, batch: int, repeats: int, profile: bool) -> None:
-    log_mel, target = torch.randn(batch, 1, 128, 1001), torch.rand(batch, 527).round()
+def create(trunk: str, dcls: bool) -> AudioTagger:
+    settings: Any = OmegaConf.to_container(
+        OmegaConf.load(data_folder("configs") / f"model/{trunk}{'_dcls' * dcls}.yaml")
+    )
+    del settings["_target_"], settings["drop_path_rate"]
+    return create_model(**settings)
+
+
+def training(trunk: str, frames: int, batch: int, repeats: int, profile: bool) -> None:
+    log_mel, target = torch.randn(batch, 1, 128, frames), torch.rand(batch, 527).round()
     steps = {}
     for dcls in (False, True):
         for name, memory_format in FORMATS.items():
             torch.manual_seed(0)
-            model = create_model(trunk, dcls=dcls).to(memory_format=memory_format).train()
+            model = create(trunk, dcls).to(memory_format=memory_format).train()
             steps[dcls, name] = training_step(model, log_mel, target)
     times = fastest(steps, repeats)
     plain, ours = best(times, False), best(times, True)
@@ -84,9 +98,9 @@ def training_step(model: AudioTagger, log_mel: Tensor, target: Tensor) -> Callab
     return step
 
 
-def inference(trunk: str, repeats: int) -> None:
-    log_mel = torch.randn(1, 1, 128, 1001)
-    plain, ours = create_model(trunk, dcls=False).eval(), create_model(trunk).eval()
+def inference(trunk: str, frames: int, repeats: int) -> None:
+    log_mel = torch.randn(1, 1, 128, frames)
+    plain, ours = create(trunk, False).eval(), create(trunk, True).eval()
     reference = with_reference_layers(ours)
     reparameterize(plain), reparameterize(fold(ours))
     runs = {}
@@ -101,7 +115,7 @@ def inference(trunk: str, repeats: int) -> None:
         slow = time.perf_counter() - start
         difference = float((ours(log_mel) - expected).abs().max() / expected.abs().max())
     (a, a_format), (b, b_format) = best(times, False), best(times, True)
-    print(f"{trunk:<29} {a:7.3f} {a_format:<13} {b:7.3f} {b_format:<13} {b / a:5.2f}", end="")
+    print(f"{trunk:<29} {a:7.4f} {a_format:<13} {b:7.4f} {b_format:<13} {b / a:5.2f}", end="")
     print(f"  {slow:7.2f} {slow / b:8.1f}   {difference:.0e}", flush=True)
 
 
