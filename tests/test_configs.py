@@ -116,6 +116,14 @@ def test_every_paper_case_has_a_file() -> None:
     assert set(PAPER) <= set(names("experiment"))
 
 
+def test_the_studys_commands_name_each_of_its_cases() -> None:
+    cases = []
+    for name in ("study", "study_changes"):
+        parameters = composed(f"hydra/sweeper={name}").hydra.sweeper.params
+        cases += [case.strip() for case in parameters.experiment.split(",")]
+    assert sorted(cases) == [name for name in names("experiment") if name.startswith("study/") and "recipe" not in name]
+
+
 def test_slurm_launcher() -> None:
     """One task a GPU, and nothing that submitit's SLURM executor does not know."""
     submitit = pytest.importorskip("submitit")
