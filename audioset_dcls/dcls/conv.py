@@ -26,6 +26,7 @@ class DclsNd(nn.Module):
         kernel_count: elements a kernel; the number of weights, where a dense kernel has its area.
         dilated_kernel_size: size of the dense kernel in which the elements move.
         interpolation: "gauss" (default: the best of the three in 2306.00817, table 1), "triangle" or "bilinear".
+        position_std: positions start at N(0, position_std) cells from the centre; the default is 2112.03740's, 3.1.
 
     Attributes:
         weight: (out_channels, in_channels / groups, kernel_count).
@@ -47,6 +48,7 @@ class DclsNd(nn.Module):
         bias: bool = True,
         padding_mode: PaddingMode = "zeros",
         interpolation: Interpolation = "gauss",
+        position_std: float = 0.5,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -74,6 +76,7 @@ class DclsNd(nn.Module):
             self.padding = _tuple(padding, n)
         self.padding_mode = padding_mode
         self.interpolation = interpolation
+        self.position_std = position_std
         shape = (out_channels, in_channels // groups, kernel_count)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.positions = nn.Parameter(torch.empty((n, *shape), device=device, dtype=dtype))
@@ -90,13 +93,12 @@ class DclsNd(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights and bias as `nn.Conv2d`; positions N(0, 0.5) cells (2112.03740, 3.1); deviations 0.23 (Gauss) or
-        0."""
+        """Weights and bias as `nn.Conv2d`; positions N(0, position_std) cells; deviations 0.23 (Gauss) or 0."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
-        nn.init.normal_(self.positions, 0, 0.5)
+        nn.init.normal_(self.positions, 0, self.position_std)
         self.clamp_positions()
         if self.deviations is not None:
             nn.init.constant_(self.deviations, 0.23 if self.interpolation == "gauss" else 0.0)

@@ -42,6 +42,7 @@ def replace_depthwise(
     only: Callable[[str, nn.Module], bool] | None = None,
     share: bool = True,
     warm_start: bool = False,
+    position_std: float = 0.5,
 ) -> list[Replacement]:
     """Replace a model's depthwise convolutions by DCLS ones, in place.
 
@@ -55,6 +56,7 @@ def replace_depthwise(
             the models of the paper are those of one stage.
         warm_start: fit the elements to the kernels that are there, rather than start from N(0, 0.02) weights around the
             centre; layers that share positions are fitted together.
+        position_std: of the positions at the start, in cells, without warm_start; the default is 2112.03740's, 3.1.
 
     Returns:
         What was replaced, in the model's order; empty if nothing matched.
@@ -69,7 +71,7 @@ def replace_depthwise(
             found.setdefault(module, []).append(name)
     groups: dict[object, list[tuple[nn.Module, DclsNd]]] = {}
     for conv in found:
-        layer = _dcls_like(conv, kernel_count, dilated_kernel_size, interpolation)
+        layer = _dcls_like(conv, kernel_count, dilated_kernel_size, interpolation, position_std)
         key = (layer.out_channels, layer.dimensions) if share else conv
         groups.setdefault(key, []).append((conv, layer))
     report: dict[nn.Module, Replacement] = {}
@@ -117,7 +119,11 @@ def _dense(conv: nn.Module) -> Tensor:
 
 
 def _dcls_like(
-    conv: nn.Module, kernel_count: int, dilated_kernel_size: int | Sequence[int], interpolation: Interpolation
+    conv: nn.Module,
+    kernel_count: int,
+    dilated_kernel_size: int | Sequence[int],
+    interpolation: Interpolation,
+    position_std: float,
 ) -> DclsNd:
     assert isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     if any(d != 1 for d in conv.dilation):
@@ -133,6 +139,7 @@ def _dcls_like(
         bias=conv.bias is not None,
         padding_mode=conv.padding_mode,
         interpolation=interpolation,
+        position_std=position_std,
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )

@@ -95,6 +95,7 @@ def create_model(
     dilated_kernel_size: int = 23,
     interpolation: Interpolation = "gauss",
     share_positions: bool = True,
+    position_std: float = 0.5,
     **timm_kwargs: Any,
 ) -> AudioTagger:
     """An audio tagger on a timm trunk: (B, 1, 128, frames) normalised log-mel -> (B, num_classes) logits.
@@ -106,6 +107,7 @@ def create_model(
     pretrained: True starts from timm's ImageNet weights (downloaded by timm), a path from such a file. The stem and the
         classifier start anew; DCLS elements are fitted to the trained 7 x 7 kernels.
     share_positions: one set of positions and standard deviations for all layers with the same number of channels.
+    position_std: how far, in cells, positions start from the kernel's centre.
     timm_kwargs: go to `timm.create_model`, e.g. `drop_rate=0.1` for dropout before the classifier, or other sizes:
         `depths` and `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT.
 
@@ -126,6 +128,7 @@ def create_model(
             interpolation=interpolation,
             share=share_positions,
             warm_start=bool(pretrained),
+            position_std=position_std,
         )
         if not replaced:
             raise ValueError(f"{name} has no 7 x 7 depthwise convolutions for DCLS to replace; pass dcls=False")
@@ -138,6 +141,7 @@ def create_model(
         "dilated_kernel_size": dilated_kernel_size,
         "interpolation": interpolation,
         "share_positions": share_positions,
+        "position_std": position_std,
         **timm_kwargs,
     }
     return AudioTagger(trunk, config)

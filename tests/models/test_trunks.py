@@ -96,6 +96,15 @@ def test_positions_can_be_each_layers_own() -> None:
     assert len({id(layer.positions) for layer in layers}) == len(layers)
 
 
+def test_positions_start_as_far_out_as_asked() -> None:
+    torch.manual_seed(0)
+    near = next(dcls_layers(create_model("convnext_atto", num_classes=2))).positions
+    torch.manual_seed(0)
+    far = next(dcls_layers(create_model("convnext_atto", num_classes=2, position_std=2.0))).positions
+    torch.testing.assert_close(far, 4 * near)
+    assert near.std().item() == pytest.approx(0.5, rel=0.05)
+
+
 @pytest.mark.parametrize("frames", [1, 15, 16, 17, 127, 128, 400])
 def test_any_number_of_frames(model: AudioTagger, frames: int) -> None:
     with torch.inference_mode():
