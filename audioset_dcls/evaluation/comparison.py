@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,17 +262,24 @@ def markdown(comparison: Comparison, differences: Sequence[Difference], figures:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """The main tables in the terminal."""
+    """The main tables in the terminal, with as many of the metrics as fit its width."""
     from rich.table import Table
 
     metrics = [name for name in comparison.main_metrics if name.split(" ")[0] in METRICS]
+    columns = {
+        "experiment": comparison.experiments,
+        "seeds": [" ".join(str(run.seed) for run in comparison.of(name)) for name in comparison.experiments],
+    } | {
+        _title(metric): [mean_and_deviation(metric, comparison.values(name, metric)) for name in comparison.experiments]
+        for metric in metrics
+    }
+    widths = accumulate((max(map(len, [title, *cells])) + 3 for title, cells in columns.items()), initial=1)
+    fitting = sum(width <= console.width for width in widths) - 1
     table = Table(title=comparison.counted, title_justify="left")
-    table.add_column("experiment", no_wrap=True, overflow="fold")
-    for name in ("seeds", *map(_title, metrics)):
-        table.add_column(name)
-    for name in comparison.experiments:
-        cells = [mean_and_deviation(metric, comparison.values(name, metric)) for metric in metrics]
-        table.add_row(name, " ".join(str(run.seed) for run in comparison.of(name)), *cells)
+    for title in list(columns)[: max(fitting, 3)]:
+        table.add_column(title, no_wrap=True, overflow="fold")
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells[: len(table.columns)])
     console.print(table)
     for one in comparison.differences():
         intervals = {"seeds": _bounds(one.seed_interval), "clips": _bounds(one.clip_interval)}
