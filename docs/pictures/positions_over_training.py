@@ -10,10 +10,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 PANELS = {
-    "spread_frequency": "standard deviation of the positions\nalong frequency (cells)",
-    "spread_time": "standard deviation of the positions\nalong time (cells)",
-    "deviation": "mean standard deviation of the elements (cells)",
-    "speed": "mean distance moved\n(cells per 1000 steps)",
+    "spread_frequency": "deviation of the positions along frequency (cells)",
+    "spread_time": "deviation of the positions along time (cells)",
+    "deviation": "an element's own deviation, mean (cells)",
+    "speed": "mean speed (cells per 1000 steps)",
 }
 
 
@@ -32,7 +32,8 @@ def main(runs: list[Path]) -> None:
                     linewidth=1,
                     label=label,
                 )
-        axes.set(xlabel="step", ylabel=title, ylim=(0, None))
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel="step", ylim=(0, None))
     axes.legend()
     figure.savefig(Path(__file__).with_name("positions_over_training.png"), dpi=110)
 
