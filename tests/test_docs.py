@@ -60,5 +60,5 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 
 
 def test_pictures_are_small() -> None:
-    for path in (ROOT / "docs" / "pictures").glob("*.*"):
+    for path in (ROOT / "docs" / "pictures").rglob("*.*"):
         assert path.stat().st_size < 400_000, path.name  # every clone carries them
