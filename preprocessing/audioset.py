@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocessing.audio import AudioError, iter_audio
+from preprocessing.cores import usable_cores
 from preprocessing.hdf5 import CLIP_SAMPLES, SAMPLE_RATE, ClipFileError, ClipWriter, clip_id, encode, to_int16
 from preprocessing.labels import labels as audioset_labels
 
@@ -283,11 +284,6 @@ def _decode_alone(source: str | Slice | bytes | None, compression: str | None) -
             return pool.submit(_decode_batch, [source], compression).result()[0]
         except BrokenProcessPool:
             return "the decoder crashed on it"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_pool(

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from preprocessing.audioset import progress_bar, start_pool, usable_cores
+from preprocessing.audioset import progress_bar, start_pool
+from preprocessing.cores import usable_cores
 from preprocessing.hdf5 import INT16_SCALE, ClipFile, ClipFileError, ClipWriter, Written, hash_ids
 from preprocessing.scenes import Scenes, drawing_weights, load_recordings
 from preprocessing.teacher import OnnxTeacher, TeacherError

@@ -5,7 +5,6 @@ Decoding runs ahead of the model, and memory does not grow with the length of a 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 from audioset_dcls.tagging.model import ModelError, OnnxModel, open_model
 from audioset_dcls.tagging.timeline import Event, EventTracker
 from preprocessing.audio import AudioError, iter_audio
+from preprocessing.cores import usable_cores
 
 __all__ = ["AudioError", "Event", "Failure", "ModelError", "Options", "Result", "Tagger"]
 
@@ -186,11 +186,6 @@ class Tagger:
         """
         pipeline = _Pipeline(self.model, sources, (options or Options()).of(self), self.jobs)
         return pipeline.results(raise_failures, on_audio or (lambda seconds: None))
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int, tail: int = 0) -> Iterator[tuple[int, np.ndarray]]:

@@ -19,6 +19,12 @@ from preprocessing.hdf5 import INT16_SCALE
 from preprocessing.teacher import OnnxTeacher
 
 
+def is_due(trainer: L.Trainer, every_n_steps: int, last_step: int) -> bool:
+    """Whether a step after `last_step`, inside the epoch, is one of every `every_n_steps`; 0: never."""
+    step = trainer.global_step
+    return bool(every_n_steps) and step % every_n_steps == 0 and step > last_step and not trainer.is_last_batch
+
+
 class Checkpoints(Callback):
     """`last.ckpt` every so many steps and after each epoch, `best.ckpt` whenever the validation's mAP rises.
 
@@ -40,10 +46,8 @@ class Checkpoints(Callback):
             unfinished.replace(self.folder / name)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
-        step = trainer.global_step
-        due = self.every_n_steps and step % self.every_n_steps == 0 and step > self._saved_step
-        if due and not trainer.is_last_batch:
-            self._saved_step = step
+        if is_due(trainer, self.every_n_steps, self._saved_step):
+            self._saved_step = trainer.global_step
             self.save(trainer, "last.ckpt")
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -173,8 +177,7 @@ class PositionStatistics(Callback):
             self.previous = {name: layer.positions.detach().clone() for name, layer in layers(pl_module)}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
-        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and trainer.global_step > self.step
-        if due and not trainer.is_last_batch:
+        if is_due(trainer, self.every_n_steps, self.step):
             self.log_positions(trainer.global_step, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -3,12 +3,17 @@
 python docs/results/by_length.py runs/study data/open_sounds/test.h5
 """
 
+from __future__ import annotations
+
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from audioset_dcls.evaluation.comparison import mean_and_deviation
 from audioset_dcls.evaluation.metrics import mean_average_precision, micro_average_precision
 from preprocessing.constants import SAMPLE_RATE
 from preprocessing.hdf5 import ClipFile
@@ -16,33 +21,36 @@ from preprocessing.hdf5 import ClipFile
 LIMITS = (0, 1, 2.56, 10.01)  # seconds; the study's models learn from scenes of 2.56 s
 
 
-def mean_and_deviation(values: list[float]) -> str:
-    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+class Scores(NamedTuple):
+    """Seconds of N clips, their targets and scores, (N, C)."""
+
+    length: NDArray[np.float64]
+    targets: NDArray[np.bool_]
+    scores: NDArray[np.float32]
 
 
 def main(folder: Path, data: Path) -> None:
     clips = ClipFile(data)
     assert clips.lengths is not None
     seconds = dict(zip(clips.audio_names(), clips.lengths / SAMPLE_RATE, strict=True))
-    counts = [int(np.sum([low <= length < high for length in seconds.values()])) for low, high in pairwise(LIMITS)]
-    parts = [
-        f"{low:g} to {high:g} s, {count} clips" for count, (low, high) in zip(counts, pairwise(LIMITS), strict=True)
-    ]
-    print("| experiment |", " | ".join(parts), "|")
-    print("| --- |" + " --- |" * len(parts))
-    for experiment in sorted({path.parent.parent.parent for path in folder.rglob(f"best-on-{data.stem}/*.npz")}):
-        runs = [np.load(path) for path in sorted(experiment.rglob(f"best-on-{data.stem}/predictions.npz"))]
-        cells = []
-        for low, high in pairwise(LIMITS):
-            values: dict[str, list[float]] = {"macro": [], "micro": []}
-            for run in runs:
-                length = np.array([seconds[name.decode()] for name in run["clips"]])
-                part = (length >= low) & (length < high)
-                targets, scores = run["targets"][part], run["scores"][part]
-                values["macro"].append(100 * mean_average_precision(targets, scores))
-                values["micro"].append(100 * micro_average_precision(targets, scores))
-            cells.append("; ".join(f"{name} {mean_and_deviation(these)}" for name, these in values.items()))
-        print(f"| {experiment.relative_to(folder)} |", " | ".join(cells), "|")
+    experiments: dict[str, list[Scores]] = {}
+    for path in sorted(folder.rglob(f"best-on-{data.stem}/predictions.npz")):
+        with np.load(path) as run:
+            length = np.array([seconds[name.decode()] for name in run["clips"]])
+            scores = Scores(length, run["targets"], run["scores"])
+        experiments.setdefault(str(path.parents[2].relative_to(folder)), []).append(scores)
+    print("| experiment |", " | ".join(f"{low:g} to {high:g} s" for low, high in pairwise(LIMITS)), "|")
+    print("| --- |" + " --- |" * (len(LIMITS) - 1))
+    for experiment, runs in experiments.items():
+        print(f"| {experiment} |", " | ".join(cell(runs, low, high) for low, high in pairwise(LIMITS)), "|")
+
+
+def cell(runs: list[Scores], low: float, high: float) -> str:
+    parts = [(run, (run.length >= low) & (run.length < high)) for run in runs]
+    macro = [mean_average_precision(run.targets[part], run.scores[part]) for run, part in parts]
+    micro = [micro_average_precision(run.targets[part], run.scores[part]) for run, part in parts]
+    means = f"macro {mean_and_deviation('mAP', macro)}; micro {mean_and_deviation('micro_mAP', micro)}"
+    return f"{means} ({parts[0][1].sum()} clips)"
 
 
 main(Path(sys.argv[1]), Path(sys.argv[2]))
