@@ -111,7 +111,8 @@ def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int]) 
 
     On 2 cores with AVX2 (docs/performance.md): 0.1 ns a multiply-add of the direct convolution, 0.37 of that for one of
     the transforms, 3.3 ns for a coefficient's 4 x 4 products. A training step costs 3 forwards here; torch's costs 6
-    up to 7 x 7 and 12 to 24 above. On CUDA torch's own operator is taken: the spectral one has not been measured there.
+    up to 7 x 7, 12 to 24 above, and 90 where the kernel is larger than the map. On CUDA torch's own operator is taken:
+    the spectral one has not been measured there.
     """
     if input.device.type != "cpu" or input.numel() == 0:
         return False
@@ -123,7 +124,9 @@ def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int]) 
     spectral = 0.37 * (to_coefficients + back) + 33 * height.period * width.period
     direct = float(height.taps * width.taps)
     if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
-        direct *= 2 if height.k * width.k < 64 else 4
+        # a kernel larger than the map leaves torch's fast path for the weight gradient
+        outgrown = height.k > height.n or width.k > width.n
+        direct *= 30 if outgrown else 2 if height.k * width.k < 64 else 4
     return direct > spectral
 
 
@@ -177,42 +180,34 @@ def _transform_back(coefficients: Tensor, height_basis: Tensor, width_basis: Ten
     return width_basis.T @ rows.view(*rows.shape[:2], width_basis.shape[0], channels)
 
 
-def _terms() -> list[tuple[int, int, int, int, int, int, int]]:
-    """Equation (1) on two axes: y[p, q] += sign * x[r, s] * k[t, u] for every (p, q, r, s, t, u, sign)."""
+_Component = tuple[int, int]  # cosine (0) or sine (1) along height and width
+_Terms = list[tuple[_Component, _Component, _Component, int]]
+
+
+def _terms() -> _Terms:
+    """Equation (1) on two axes: y[p, q] += sign * x[r, s] * k[t, u] as ((p, q), (r, s), (t, u), sign)."""
     one_axis = [(0, 0, 0, 1), (0, 1, 1, 1), (1, 1, 0, 1), (1, 0, 1, -1)]
-    return [(p, q, r, s, t, u, a * b) for p, r, t, a in one_axis for q, s, u, b in one_axis]
+    return [((p, q), (r, s), (t, u), a * b) for p, r, t, a in one_axis for q, s, u, b in one_axis]
 
 
-_TERMS = _terms()
+_OUTPUT = _terms()
+_OF_INPUT = [(x, y, k, sign) for y, x, k, sign in _OUTPUT]  # its transpose in x
+_OF_KERNEL = [(k, y, x, sign) for y, x, k, sign in _OUTPUT]  # its transpose in k, for each clip
 
 
-def _multiply(x: Tensor, k: Tensor) -> Tensor:
-    """Spectra (B, 2, bh, 2, bwC) of the input and (2, bh, 2, bwC) of the kernel -> the output's."""
-    y = torch.empty_like(x)
-    started = set()
-    for p, q, r, s, t, u, sign in _TERMS:
-        target = y[:, p, :, q]
-        if (p, q) in started:
-            target.addcmul_(x[:, r, :, s], k[t, :, u], value=sign)
-        else:  # the first term of each component has the sign +
-            torch.mul(x[:, r, :, s], k[t, :, u], out=target)
-            started.add((p, q))
-    return y
-
-
-def _multiply_transposed(y: Tensor, k: Tensor) -> Tensor:
-    """The transpose of `_multiply` in its first argument."""
-    x = torch.zeros_like(y)
-    for p, q, r, s, t, u, sign in _TERMS:
-        x[:, r, :, s].addcmul_(y[:, p, :, q], k[t, :, u], value=sign)
-    return x
-
-
-def _accumulate_kernel(k: Tensor, x: Tensor, y: Tensor) -> None:
-    """The transpose of `_multiply` in its second argument, summed over the batch, added to k."""
-    for x_clip, y_clip in zip(x, y, strict=True):
-        for p, q, r, s, t, u, sign in _TERMS:
-            k[t, :, u].addcmul_(x_clip[r, :, s], y_clip[p, :, q], value=sign)
+def _multiply(a: Tensor, b: Tensor, terms: _Terms) -> Tensor:
+    """Spectra a (B, 2, bh, 2, bwC) and b, of the same shape or without B -> sum of sign * a * b for each target."""
+    product = torch.empty_like(a)
+    started: set[_Component] = set()
+    for target, of_a, of_b, sign in terms:
+        component = product[:, target[0], :, target[1]]
+        factors = a[:, of_a[0], :, of_a[1]], b[..., of_b[0], :, of_b[1], :]
+        if target in started:
+            component.addcmul_(*factors, value=sign)
+        else:  # the first term of each target has the sign +
+            torch.mul(*factors, out=component)
+            started.add(target)
+    return product
 
 
 def _working(x: Tensor) -> Tensor:
@@ -246,7 +241,7 @@ def _correlate_spectrum(x: Tensor, k: Tensor, height: _Axis, width: _Axis) -> Te
     channels = x.shape[-1]
     y = x.new_empty(x.shape[0], height.out_size, width.out_size, channels)
     for clips in _parts(height, width, x):
-        y[clips] = _transform_back(_multiply(_transform(x[clips], in_h, in_w), k), out_h, out_w, channels)
+        y[clips] = _transform_back(_multiply(_transform(x[clips], in_h, in_w), k, _OUTPUT), out_h, out_w, channels)
     return y
 
 
@@ -278,8 +273,8 @@ def _correlate_backward(
     grad_x = torch.empty_like(x)
     for clips in _parts(height, width, x):
         grad_spectrum = _transform(g[clips], out_h, out_w)
-        _accumulate_kernel(grad_k, _transform(x[clips], in_h, in_w), grad_spectrum)
-        grad_x[clips] = _transform_back(_multiply_transposed(grad_spectrum, k), in_h, in_w, channels)
+        grad_k += _multiply(grad_spectrum, _transform(x[clips], in_h, in_w), _OF_KERNEL).sum(0)
+        grad_x[clips] = _transform_back(_multiply(grad_spectrum, k, _OF_INPUT), in_h, in_w, channels)
     grad_weight = _transform_back(grad_k[None] * scale, ker_h, ker_w, channels)
     return grad_x.to(input.dtype).permute(0, 3, 1, 2), grad_weight.permute(3, 0, 1, 2).to(weight.dtype).contiguous()
 

@@ -95,6 +95,12 @@ def test_choice_takes_spectra_for_large_kernels_and_torch_for_small_ones():
     assert not is_spectral_faster(x.detach(), small, (3, 3))
 
 
+def test_choice_takes_spectra_in_training_where_the_kernel_is_larger_than_the_map():
+    x, k = pair((1, 4, 8, 2), (15, 3), torch.float32)
+    assert is_spectral_faster(x, k, (7, 1))  # torch: 1.5 to 2.7 times as long (benchmarks/depthwise.py)
+    assert not is_spectral_faster(x.detach(), k.detach(), (7, 1))
+
+
 def test_output_follows_the_input_dtype_and_autocast():
     x, k = pair((2, 4, 32, 31), (23, 23), torch.float32)
     assert depthwise_conv2d(x.bfloat16(), k, padding=(11, 11)).dtype == torch.bfloat16
