@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 CHANNELS_SHOWN = 16
 SECONDS = 10.0
+SPECTRUM_SIZE = 64  # frequencies along each axis of a kernel's spectrum
 
 
 def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> list[Path]:
-    """Write kernels.png, receptive_field.png and, for a DCLS model, positions.png into `output`; returns their paths.
+    """Write kernels.png, spectra.png, receptive_field.png and, with DCLS, positions.png into `output`; returns paths.
 
     recordings: the receptive field is the mean over these, or over 16 clips of white noise where there are none.
     Raises OSError, CheckpointError and AudioError for what cannot be read.
     """
     model = load_checkpoint(checkpoint)
-    figures = {"kernels": plot_kernels(model)}
+    figures = {"kernels": plot_kernels(model), "spectra": plot_spectra(model)}
     if any(isinstance(layer, DclsNd) for _, layer in large_depthwise(model)):
         figures["positions"] = plot_positions(model)
     figures["receptive_field"] = plot_receptive_field(receptive_field(model, log_mels(recordings)))
@@ -60,14 +61,60 @@ def plot_kernels(model: AudioTagger) -> Figure:
         raise ValueError("the model has no depthwise convolution of 7 x 7 or more")
     figure = new_figure(CHANNELS_SHOWN * 0.75 + 1, len(layers) * 0.9 + 0.4)
     for axes, (name, layer) in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
-        kernels: Tensor = layer.dense_kernel() if isinstance(layer, DclsNd) else layer.weight  # type: ignore[assignment]
-        shown = kernels[:CHANNELS_SHOWN, 0].cpu().numpy()
+        kernels = dense_kernels(layer)
+        shown = kernels[:CHANNELS_SHOWN].cpu().numpy()
         scaled = shown / np.maximum(np.abs(shown).max((1, 2), keepdims=True), 1e-12)  # each by its own largest
         gaps = np.pad(scaled, ((0, 0), (0, 0), (0, 2)), constant_values=np.nan)
         axes.imshow(np.concatenate(gaps, axis=1), cmap="RdBu_r", vmin=-1, vmax=1, origin="lower")
         axes.set_title(f"{name}, {kernels.shape[-2]} x {kernels.shape[-1]}", fontsize=6, loc="left")
         axes.axis("off")
     return figure
+
+
+def dense_kernels(layer: nn.Module) -> Tensor:
+    """The layer's (channels, height, width)."""
+    kernels: Tensor = layer.dense_kernel() if isinstance(layer, DclsNd) else layer.weight  # type: ignore[assignment]
+    return kernels[:, 0]
+
+
+@torch.no_grad()
+def plot_spectra(model: AudioTagger) -> Figure:
+    """The mean spectrum of each large layer's kernels, in decibels of that of white kernels; zero in the middle."""
+    layers = list(large_depthwise(model))
+    columns = min(len(layers), 6)
+    rows = -(-len(layers) // columns)
+    figure = new_figure(2.1 * columns + 0.8, 2.3 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(layers) :]:
+        axes.axis("off")
+    for axes, (name, layer) in zip(grid.flat, layers, strict=False):
+        power = mean_spectrum(dense_kernels(layer).cpu())
+        decibels = 10 * np.log10(np.maximum(power, 1e-6))
+        half = (-0.5, 0.5)
+        image = axes.imshow(decibels, cmap="RdBu_r", vmin=-10, vmax=10, origin="lower", extent=(*half, *half))
+        axes.set_title(f"{name}\n{low_share(power):.0%} in the lower half", fontsize=7)
+        axes.tick_params(labelsize=6)
+    figure.supxlabel("cycles per cell along time", fontsize=8)
+    figure.supylabel("along frequency", fontsize=8)
+    figure.colorbar(image, ax=grid, shrink=0.7, label="dB of white kernels")
+    return figure
+
+
+def mean_spectrum(kernels: Tensor) -> NDArray[np.float64]:
+    """(channels, height, width) -> (64, 64): mean power of the kernels at frequencies from -1/2 to 1/2 cycle per cell.
+
+    Each kernel counts with the same energy: the mean over all frequencies is 1; a kernel of one cell is 1 everywhere.
+    """
+    kernels = kernels.double()
+    energy = kernels.square().sum((1, 2), keepdim=True)
+    power = torch.fft.fft2(kernels, s=(SPECTRUM_SIZE, SPECTRUM_SIZE)).abs().square() / energy.clamp(min=1e-12)
+    return torch.fft.fftshift(power.mean(0)).numpy()
+
+
+def low_share(power: NDArray[np.float64]) -> float:
+    """The share of a spectrum below a quarter of a cycle per cell along both axes; of a white one a quarter."""
+    quarter, rest = power.shape[0] // 4, power.shape[0] - power.shape[0] // 4
+    return float(power[quarter:rest, quarter:rest].sum() / power.sum())
 
 
 @torch.no_grad()
