@@ -33,6 +33,7 @@ from preprocessing.hdf5 import SAMPLE_RATE, hash_ids
 
 RECORDED_PACKAGES = ("audioset-dcls", "torch", "torchaudio", "timm", "lightning", "numpy", "h5py", "hydra-core")
 MAY_DIFFER = ("trainer", "run")  # between a run and its resumption: other machines, not other results
+MAY_NOT_DIFFER = ("trainer.gradient_clip", "trainer.limit_train_batches")
 
 
 def launch(config: DictConfig) -> float:
@@ -160,9 +161,9 @@ def accumulation(batch_size: int, per_process: int, processes: int) -> int:
     return steps
 
 
-def limited(steps: int, limit: int | float | None, accumulated: int) -> int:
+def limited(steps: int, limit: int | float, accumulated: int) -> int:
     """An epoch's steps of `accumulated` batches under `trainer.limit_train_batches`, a number of batches or a share."""
-    allowed = steps * limit if isinstance(limit, float) else limit // accumulated if limit is not None else steps
+    allowed = steps * limit if isinstance(limit, float) else limit // accumulated
     if allowed < 1:
         raise ValueError(f"trainer.limit_train_batches={limit} leaves no step of {accumulated} batches; raise it")
     return min(steps, int(allowed))
@@ -215,7 +216,11 @@ def record(folder: Path, settings: Any, hashes: Any) -> None:
     stored = folder / "config.yaml"
     if stored.exists():
         changed = differences(OmegaConf.to_container(OmegaConf.load(stored)), settings)
-        changed = [line for line in changed if not line.startswith(MAY_DIFFER) and "num_workers" not in line]
+        changed = [
+            line
+            for line in changed
+            if line.startswith(MAY_NOT_DIFFER) or not (line.startswith(MAY_DIFFER) or "num_workers" in line)
+        ]
         if changed:
             raise ValueError(
                 f"{folder} holds a run with other settings ({'; '.join(changed)}): choose another name=..."

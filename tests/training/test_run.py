@@ -166,6 +166,8 @@ def test_finished_run_does_nothing(unbroken: Path, small: list[str]) -> None:
 def test_other_settings_are_refused(unbroken: Path, small: list[str]) -> None:
     with pytest.raises(ValueError, match=r"optimizer.lr: 0.004 -> 0.001.*choose another name"):
         train(composed([*small, "optimizer.lr=1e-3"]), unbroken)
+    with pytest.raises(ValueError, match=r"trainer.limit_train_batches: None -> 4.*choose another name"):
+        train(composed([*small, "+trainer.limit_train_batches=4"]), unbroken)
 
 
 def test_nan_stops_with_advice(small: list[str], tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ def test_shorter_epochs(small: list[str], tmp_path: Path) -> None:
     rows = [row for row in curve(tmp_path) if "train/loss" in row]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[-1]["lr"] < rows[2]["lr"] / 2
-    assert (limited(10, 0.5, 4), limited(10, None, 4), limited(10, 100, 4)) == (5, 10, 10)
+    assert (limited(10, 0.5, 4), limited(10, 1.0, 4), limited(10, 100, 4)) == (5, 10, 10)
     with pytest.raises(ValueError, match=r"limit_train_batches=3 leaves no step of 4 batches"):
         limited(10, 3, 4)
 
