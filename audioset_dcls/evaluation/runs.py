@@ -112,12 +112,12 @@ def file_hash(path: Path) -> str:
 def _check_finished(folder: Path, curve: Sequence[tuple[float, float]]) -> None:
     """Raises ValueError where the run's own settings say that it has epochs to go."""
     config = folder / "config.yaml"
-    if not config.exists() or not curve:
+    if not config.exists():
         return
     from omegaconf import OmegaConf
 
     epochs = OmegaConf.select(OmegaConf.load(config), "epochs")
-    done = max(epoch for epoch, _ in curve)
+    done = max((epoch for epoch, _ in curve), default=0)
     if epochs is not None and done < epochs:
         raise ValueError(f"unfinished, {done:.0f} of {epochs} epochs")
 

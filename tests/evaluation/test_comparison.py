@@ -159,10 +159,12 @@ def test_runs_without_a_valid_evaluation_are_left_out_and_named(tmp_path: Path) 
     (tmp_path / "a" / "seed=2" / "best-on-eval" / "metrics.json").write_text('{"metrics": {"fu')
     (tmp_path / "a" / "seed=5").mkdir()
     write_log(tmp_path / "a" / "seed=3", [0.1, 0.2], epochs=60)
+    write_log(tmp_path / "a" / "seed=6", [], epochs=60)
     comparison, left_out = compare(tmp_path)
     assert [run.seed for run in comparison.runs] == [0]
-    assert len(left_out) == 4
-    for seed, reason in ((1, "older best.ckpt"), (2, "damaged"), (3, "2 of 60 epochs"), (5, "add --data")):
+    assert len(left_out) == 5
+    reasons = {1: "older best.ckpt", 2: "damaged", 3: "2 of 60 epochs", 5: "add --data", 6: "0 of 60 epochs"}
+    for seed, reason in reasons.items():
         assert any(f"seed={seed}:" in line and reason in line for line in left_out), left_out
 
 
