@@ -10,6 +10,8 @@ import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
@@ -19,6 +21,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from lightning.pytorch.accelerators import CPUAccelerator
@@ -59,8 +62,9 @@ def train(config: DictConfig, folder: Path) -> float:
     """Train as `config` says in `folder`, going on from its `last.ckpt` where there is one; returns the best mAP.
 
     The folder gets config.yaml, run.json (git revision, versions, data hashes), csv/metrics.csv, tensorboard/,
-    last.ckpt and best.ckpt. Raises ValueError where the folder holds a run with other settings, or the effective
-    batch cannot be made from the devices' batches, and FloatingPointError where the loss is no longer finite.
+    last.ckpt and best.ckpt. Raises ValueError where the folder holds a run with other settings, another process trains
+    in it, or the effective batch cannot be made from the devices' batches, and FloatingPointError where the loss is no
+    longer finite.
     """
     settings: Any = OmegaConf.to_container(config, resolve=True)
     torch.set_float32_matmul_precision("high")
@@ -115,20 +119,21 @@ def train(config: DictConfig, folder: Path) -> float:
         },
         **settings["objective"],
     )
-    if trainer.is_global_zero:
-        record(folder, settings, hashes)
-    if resumed and trainer.is_global_zero:
-        step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-        restore_rows(csv_logger, folder / ".metrics.csv", step)
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
-    except BaseException:
-        if trainer.strategy.launcher is not None:
-            trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes would wait for this one
-        raise
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()  # Lightning leaves it to the sweep's next run, whose processes are others
+    with held(folder) if trainer.is_global_zero else nullcontext():
+        if trainer.is_global_zero:
+            record(folder, settings, hashes)
+        if resumed and trainer.is_global_zero:
+            step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+            restore_rows(csv_logger, folder / ".metrics.csv", step)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
+        except BaseException:
+            if trainer.strategy.launcher is not None:
+                trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes would wait for this one
+            raise
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()  # Lightning leaves it to the sweep's next run, whose processes are others
     return next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
 
 
@@ -193,6 +198,25 @@ def start_from_priors(model: AudioTagger, priors: np.ndarray) -> None:
 
 
 # ---- resuming
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in `folder`. Raises ValueError where one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"{folder}: another process is training this run; wait for it, or choose another name=..."
+        ) from None
+    except (NotImplementedError, OSError):
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def restore_rows(logger: CSVLogger, kept: Path, step: int) -> None:

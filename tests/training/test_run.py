@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from small_runs import composed, curve
 
 from audioset_dcls.dcls import dcls_layers
@@ -168,6 +169,12 @@ def test_other_settings_are_refused(unbroken: Path, small: list[str]) -> None:
         train(composed([*small, "optimizer.lr=1e-3"]), unbroken)
     with pytest.raises(ValueError, match=r"trainer.limit_train_batches: None -> 4.*choose another name"):
         train(composed([*small, "+trainer.limit_train_batches=4"]), unbroken)
+
+
+def test_two_processes_do_not_train_in_one_folder(small: list[str], tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another process is training this run"):
+        train(composed(small), tmp_path)
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_nan_stops_with_advice(small: list[str], tmp_path: Path) -> None:
