@@ -124,7 +124,12 @@ def evaluate() -> None:
         help="compare the runs <experiment>/seed=<n> in it, with --data after scoring the best.ckpt of each",
     )
     parser.add_argument(
-        "--against", metavar="EXPERIMENT", help="with --runs: differences from this one alone (default: of each two)"
+        "--against",
+        nargs="+",
+        default=(),
+        metavar="EXPERIMENT",
+        help="with --runs: differences from these, of each from the longest that its name begins with, else from the "
+        "first (default: of each two)",
     )
     _add_train_data(
         parser, "set the AP against the number of training clips there (default: the numbers in the checkpoint)"
@@ -140,7 +145,7 @@ def evaluate() -> None:
         parser.error("give either a CHECKPOINT or --runs DIR")
     if arguments.runs is None and arguments.data is None:
         parser.error("give the clips to score: --data FILE.h5")
-    if arguments.runs is None and arguments.against is not None:
+    if arguments.runs is None and arguments.against:
         parser.error("--against belongs to --runs")
     if arguments.runs is not None and arguments.train_data:
         parser.error("--train-data belongs to a CHECKPOINT, not to --runs")

@@ -40,11 +40,11 @@ class Difference:
     clip_interval: tuple[float, float] | None
 
 
-def compare(folder: Path, data: str | None = None, against: str | None = None) -> tuple[Comparison, list[str]]:
+def compare(folder: Path, data: str | None = None, against: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
     """The comparison of the runs in `folder`, and a line for each left out as unfinished, unevaluated or unreadable.
 
     data: stem of the file they were evaluated on, needed only where they were evaluated on several.
-    against: the experiment that all others are compared with; None: each two.
+    against: experiments that the others are compared with, see `Comparison.base`; none: each two.
 
     Raises ValueError where there is nothing to compare, or the runs' numbers are of different clips.
     """
@@ -70,8 +70,9 @@ def compare(folder: Path, data: str | None = None, against: str | None = None) -
         )
         raise ValueError(f"{folder}: the runs' numbers are of different clips or labels; add --data eval.h5\n{listed}")
     comparison = Comparison(folder, runs, against)
-    if against is not None and against not in comparison.experiments:
-        raise ValueError(f"{folder}: no experiment {against!r} to compare with; there are {comparison.experiments}")
+    for name in against:
+        if name not in comparison.experiments:
+            raise ValueError(f"{folder}: no experiment {name!r} to compare with; there are {comparison.experiments}")
     return comparison, left_out
 
 
@@ -79,12 +80,12 @@ def compare(folder: Path, data: str | None = None, against: str | None = None) -
 class Comparison:
     """Runs of several experiments and seeds, all evaluated on the same clips.
 
-    against: the experiment that the others' differences are taken from; None: each two.
+    against: experiments that the others' differences are taken from, see `base`; none: each two.
     """
 
     folder: Path
     runs: Sequence[Run]
-    against: str | None = None
+    against: Sequence[str] = ()
 
     @property
     def experiments(self) -> list[str]:
@@ -126,11 +127,19 @@ class Comparison:
     def values(self, experiment: str, metric: str) -> list[float]:
         return [run.metrics[metric] for run in self.of(experiment) if metric in run.metrics]
 
+    def base(self, experiment: str) -> str | None:
+        """The longest of `against` that the name begins with, so that x_dcls_large goes with x_dcls, that one with x.
+
+        Else the first; None for one of `against` that begins with no other.
+        """
+        begun = [name for name in self.against if experiment.startswith(name) and name != experiment]
+        return max(begun, key=len) if begun else None if experiment in self.against else self.against[0]
+
     def differences(self) -> list[Difference]:
-        """Of each two experiments, the better one first, or of each and `against`, over the seeds that both have."""
+        """Of each two experiments, the better one first, or of each and its `base`, over the seeds that both have."""
         pairs: Iterable[tuple[str, str]] = combinations(self.experiments, 2)
-        if self.against is not None:
-            pairs = [(name, self.against) for name in self.experiments if name != self.against]
+        if self.against:
+            pairs = [(name, base) for name in self.experiments if (base := self.base(name)) is not None]
         found = [paired_difference(self.of(first), self.of(second)) for first, second in pairs]
         return [difference for difference in found if difference is not None]
 

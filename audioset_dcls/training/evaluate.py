@@ -78,7 +78,7 @@ def evaluate_runs(
     batch_size: int = 32,
     device: str | None = None,
     num_workers: int = 2,
-    against: str | None = None,
+    against: Sequence[str] = (),
 ) -> tuple[Comparison, Path, list[str]] | None:
     """Compare the runs <experiment>/seed=<n> in `folder`; with `data_path`, evaluate their best.ckpt on it first.
 
@@ -112,7 +112,7 @@ def command(
     checkpoint: str | None,
     data: Path | None,
     runs: Path | None,
-    against: str | None,
+    against: Sequence[str],
     train_data: Sequence[Path],
     output: Path | None,
     batch_size: int,

@@ -137,12 +137,20 @@ def test_differences_from_one_experiment(tmp_path: Path) -> None:
     for name, gain in {"a": 1.0, "b": 1.5, "c": 0.5}.items():
         make_run(tmp_path / name / "seed=0", gain, 0)
     (better,) = (one for one in compare(tmp_path)[0].differences() if {one.first, one.second} == {"a", "b"})
-    differences = compare(tmp_path, against="a")[0].differences()
+    differences = compare(tmp_path, against=["a"])[0].differences()
     assert [(one.first, one.second) for one in differences] == [("b", "a"), ("c", "a")]
     assert differences[0] == better
     assert differences[1].mean < 0
     with pytest.raises(ValueError, match=r"no experiment 'd' to compare with; there are \['b', 'a', 'c'\]"):
-        compare(tmp_path, against="d")
+        compare(tmp_path, against=["a", "d"])
+
+
+def test_each_is_compared_with_what_its_name_begins_with(tmp_path: Path) -> None:
+    for name in ("x", "x_dcls", "x_dcls_large", "x_small", "y", "y_dcls"):
+        make_run(tmp_path / name / "seed=0", 1.0, 0)
+    comparison = compare(tmp_path, against=["x", "x_dcls"])[0]
+    pairs = {one.first: one.second for one in comparison.differences()}
+    assert pairs == {"x_dcls": "x", "x_dcls_large": "x_dcls", "x_small": "x", "y": "x", "y_dcls": "x"}
 
 
 def test_runs_on_different_clips_are_refused(tmp_path: Path) -> None:
