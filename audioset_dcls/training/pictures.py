@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CHANNELS_SHOWN = 16
 SECONDS = 10.0
-SPECTRUM_SIZE = 64  # frequencies along each axis of a kernel's spectrum
+SPECTRUM_SIZE = 64  # frequencies along each axis of a kernel's spectrum, more for larger kernels
 
 
 def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> list[Path]:
@@ -106,8 +106,9 @@ def mean_spectrum(kernels: Tensor) -> NDArray[np.float64]:
     Each kernel counts with the same energy: the mean over all frequencies is 1; a kernel of one cell is 1 everywhere.
     """
     kernels = kernels.double()
+    size = max(SPECTRUM_SIZE, *kernels.shape[1:])
     energy = kernels.square().sum((1, 2), keepdim=True)
-    power = torch.fft.fft2(kernels, s=(SPECTRUM_SIZE, SPECTRUM_SIZE)).abs().square() / energy.clamp(min=1e-12)
+    power = torch.fft.fft2(kernels, s=(size, size)).abs().square() / energy.clamp(min=1e-12)
     return torch.fft.fftshift(power.mean(0)).numpy()
 
 
