@@ -122,9 +122,9 @@ def train(config: DictConfig, folder: Path) -> float:
     with held(folder) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             record(folder, settings, hashes)
-        if resumed and trainer.is_global_zero:
-            step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-            restore_rows(csv_logger, folder / ".metrics.csv", step)
+            if resumed:
+                step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+                restore_rows(csv_logger, folder / ".metrics.csv", step)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
         except BaseException:

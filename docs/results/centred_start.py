@@ -12,13 +12,14 @@ from omegaconf import OmegaConf
 
 from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.folders import data_folder
-from audioset_dcls.models import AudioTagger, create_model, save_checkpoint
+from audioset_dcls.models import AudioTagger, save_checkpoint
+from audioset_dcls.training.run import build
 
 
 def create(name: str) -> AudioTagger:
     settings: Any = OmegaConf.to_container(OmegaConf.load(data_folder("configs") / f"model/{name}.yaml"))
-    del settings["_target_"]
-    return create_model(**settings)
+    model: AudioTagger = build(settings)
+    return model
 
 
 torch.manual_seed(0)

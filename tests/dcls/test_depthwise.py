@@ -97,7 +97,7 @@ def test_choice_takes_spectra_for_large_kernels_and_torch_for_small_ones():
 
 def test_choice_takes_spectra_in_training_where_the_kernel_is_larger_than_the_map():
     x, k = pair((1, 4, 8, 2), (15, 3), torch.float32)
-    assert is_spectral_faster(x, k, (7, 1))  # torch: 1.5 to 2.7 times as long (benchmarks/depthwise.py)
+    assert is_spectral_faster(x, k, (7, 1))  # 32 clips of 256 channels: 10 to 12 ms, torch 16 to 19
     assert not is_spectral_faster(x.detach(), k.detach(), (7, 1))
 
 
