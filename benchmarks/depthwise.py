@@ -78,12 +78,12 @@ def row(batch: int, channels: int, height: int, width: int, kernel: int) -> None
         forward = [min(fastest(lambda x=x: of_torch(x, weight)) for x in inputs)]  # type: ignore[misc]
         forward += [fastest(lambda: ours(inputs[1], weight))]
         forward += [min(fastest(lambda x=x: seven(x, small)) for x in inputs)]  # type: ignore[misc]
-        inference_choice = is_spectral_faster(inputs[1].detach(), weight.detach(), padding)
+        inference_choice = is_spectral_faster(inputs[1], weight, padding)
     pairs = list(zip(inputs, grads, strict=True))
     both = [min(fastest(lambda x=x, g=g: training_step(of_torch, x, weight, g)) for x, g in pairs)]  # type: ignore[misc]
     both += [fastest(lambda: training_step(ours, inputs[1], weight, grads[1]))]
     both += [min(fastest(lambda x=x, g=g: training_step(seven, x, small, g)) for x, g in pairs)]  # type: ignore[misc]
-    training_choice = is_spectral_faster(inputs[1], weight, padding)
+    training_choice = is_spectral_faster(inputs[1], weight, padding, training=True)
     shape = f"({batch}, {channels}, {height}, {width})"
     chosen = ", ".join("spectral" if choice else "torch" for choice in (inference_choice, training_choice))
     print(f"{shape:>18} {forward[0]:10.1f} {forward[1]:9.1f} {forward[2]:7.1f} {forward[0] / forward[1]:5.1f}x", end="")

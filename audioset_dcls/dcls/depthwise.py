@@ -49,17 +49,22 @@ def depthwise_conv2d(
 
     Returns:
         (batch, channels, height + 2 padding - kernel_height + 1, ...), in the input's dtype (autocast's, if enabled).
-        In channels-last format where the spectral path was taken (see `is_spectral_faster`).
+        In channels-last format where the spectral path was taken (see `is_spectral_faster`), and where compiled.
     """
     if torch.is_autocast_enabled(input.device.type):
         input = input.to(torch.get_autocast_dtype(input.device.type))
-    traced = is_traced()
-    if not traced:  # a recorded graph is for any size of map
-        weight, padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
     bias = None if bias is None else bias.to(input.dtype)
-    if traced or not is_spectral_faster(input, weight, padding):
-        return F.conv2d(input, weight.to(input.dtype), bias, padding=padding, groups=weight.shape[0])
-    output = _correlate(input, weight, padding[0], padding[1])
+    training = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+    compiled = torch.compiler.is_compiling()
+    if is_traced() or (compiled and input.device.type != "cpu"):  # a recorded graph is for any size of map
+        return _direct(input, weight, bias, padding)
+    if compiled:  # so may this one be: the operator chooses when it runs
+        output = _convolve(input, weight, padding[0], padding[1], training)
+    else:
+        weight, padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
+        if not is_spectral_faster(input, weight, padding, training):
+            return _direct(input, weight, bias, padding)
+        output = _correlate(input, weight, padding[0], padding[1])
     return output if bias is None else output + bias.view(-1, 1, 1)
 
 
@@ -106,7 +111,7 @@ def crop_to_reach(weight: Tensor, padding: tuple[int, int], size: tuple[int, int
     return weight, (pad_height, pad_width)
 
 
-def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
+def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int], training: bool = False) -> bool:
     """Whether the spectral path beats torch's own convolution here, by a cost model fitted to measurements.
 
     On 2 cores with AVX2 (docs/performance.md): 0.1 ns a multiply-add of the direct convolution, 0.37 of that for one of
@@ -123,7 +128,7 @@ def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int]) 
     back = width.period * height.out_size * width.out_size + height.period * width.period * height.out_size
     spectral = 0.37 * (to_coefficients + back) + 33 * height.period * width.period
     direct = float(height.taps * width.taps)
-    if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
+    if training:
         # a kernel larger than the map leaves torch's fast path for the weight gradient
         outgrown = height.k > height.n or width.k > width.n
         direct *= 30 if outgrown else 2 if height.k * width.k < 64 else 4
@@ -132,7 +137,16 @@ def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int]) 
 
 def is_traced() -> bool:
     """While a graph is recorded for another runtime, which knows convolutions and not our operator."""
-    return torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+    return torch.jit.is_tracing() or _is_exporting() or torch.onnx.is_in_onnx_export()
+
+
+@torch.compiler.assume_constant_result  # asked directly, torch.compile says that everything is exported (torch 2.11)
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting()
+
+
+def _direct(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    return F.conv2d(input, weight.to(input.dtype), bias, padding=padding, groups=weight.shape[0])
 
 
 class _Axis:
@@ -254,7 +268,7 @@ def _correlate(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -
 
 
 @_correlate.register_fake
-def _(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
+def _output_like(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
     batch, channels, height, width = input.shape
     out_height, out_width = height + 2 * pad_height - weight.shape[2] + 1, width + 2 * pad_width - weight.shape[3] + 1
     return input.new_empty(batch, out_height, out_width, channels).permute(0, 3, 1, 2)
@@ -280,7 +294,9 @@ def _correlate_backward(
 
 
 @_correlate_backward.register_fake
-def _(grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> tuple[Tensor, Tensor]:
+def _gradients_like(
+    grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int
+) -> tuple[Tensor, Tensor]:
     batch, channels, height, width = input.shape
     return input.new_empty(batch, height, width, channels).permute(0, 3, 1, 2), weight.new_empty(weight.shape)
 
@@ -311,3 +327,43 @@ def _backward_double(ctx, grad_input, grad_weight):  # type: ignore[no-untyped-d
 
 _correlate.register_autograd(_backward, setup_context=_setup)
 _correlate_backward.register_autograd(_backward_double, setup_context=_setup_double)
+
+
+@torch.library.custom_op("audioset_dcls::depthwise_conv2d_in_a_graph", mutates_args=())
+def _convolve(input: Tensor, weight: Tensor, pad_height: int, pad_width: int, training: bool) -> Tensor:
+    """`depthwise_conv2d` for compiled graphs: to choose the path there would fix or guard every size."""
+    weight, padding = crop_to_reach(weight, (pad_height, pad_width), (input.shape[-2], input.shape[-1]))
+    spectral = is_spectral_faster(input, weight, padding, training)
+    output = _correlate(input, weight, *padding) if spectral else _direct(input, weight, None, padding)
+    return output.contiguous(memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("audioset_dcls::depthwise_conv2d_in_a_graph_backward", mutates_args=())
+def _convolve_backward(
+    grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int
+) -> tuple[Tensor, Tensor]:
+    kernel, padding = crop_to_reach(weight, (pad_height, pad_width), (input.shape[-2], input.shape[-1]))
+    if is_spectral_faster(input, kernel, padding, training=True):
+        grad_input, grad_kernel = _correlate_backward(grad, input, kernel, *padding)
+    else:
+        steps, groups = ((1, 1), padding, (1, 1), False, (0, 0)), weight.shape[0]
+        grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(
+            grad, input, kernel.to(input.dtype), None, *steps, groups, (True, True, False)
+        )
+    beyond_height, beyond_width = pad_height - padding[0], pad_width - padding[1]
+    grad_weight = F.pad(grad_kernel.to(weight.dtype), (beyond_width, beyond_width, beyond_height, beyond_height))
+    return grad_input.contiguous(memory_format=torch.channels_last), grad_weight.contiguous()
+
+
+def _setup_in_a_graph(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    input, weight, ctx.pad_height, ctx.pad_width, _ = inputs
+    ctx.save_for_backward(input, weight)
+
+
+def _backward_in_a_graph(ctx, grad):  # type: ignore[no-untyped-def]
+    return *_convolve_backward(grad, *ctx.saved_tensors, ctx.pad_height, ctx.pad_width), None, None, None
+
+
+_convolve.register_fake(lambda *arguments: _output_like(*arguments[:4]))
+_convolve_backward.register_fake(_gradients_like)
+_convolve.register_autograd(_backward_in_a_graph, setup_context=_setup_in_a_graph)

@@ -103,8 +103,9 @@ class TaggingModule(L.LightningModule):
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
         # since the last logged row: loss, its part that matches embeddings before it is weighted, number of batches
         self._sums = torch.zeros(3, dtype=torch.float64)
-        if compile:
-            self.model.compile()  # in place: the names in the state dict stay
+        if compile:  # in place, so the names in the state dict stay; the parts, because `embed` needs them as well
+            for part in self.model.trunk.children():
+                part.compile()
 
     # ---- one step
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioset_dcls.dcls import Dcls2d, depthwise_conv2d
-from audioset_dcls.dcls.depthwise import _correlate, crop_to_reach, is_spectral_faster
+from audioset_dcls.dcls.depthwise import _convolve, _correlate, crop_to_reach, is_spectral_faster
 
 
 def pair(shape: tuple[int, ...], kernel: tuple[int, int], dtype: torch.dtype = torch.float64):
@@ -92,13 +92,13 @@ def test_choice_takes_spectra_for_large_kernels_and_torch_for_small_ones():
     x, large = pair((1, 4, 64, 62), (23, 23), torch.float32)
     small = torch.randn(4, 1, 7, 7)
     assert is_spectral_faster(x, large, (11, 11))
-    assert not is_spectral_faster(x.detach(), small, (3, 3))
+    assert not is_spectral_faster(x, small, (3, 3))
 
 
 def test_choice_takes_spectra_in_training_where_the_kernel_is_larger_than_the_map():
     x, k = pair((1, 4, 8, 2), (15, 3), torch.float32)
-    assert is_spectral_faster(x, k, (7, 1))  # 32 clips of 256 channels: 10 to 12 ms, torch 16 to 19
-    assert not is_spectral_faster(x.detach(), k.detach(), (7, 1))
+    assert is_spectral_faster(x, k, (7, 1), training=True)  # 32 clips of 256 channels: 10 to 12 ms, torch 16 to 19
+    assert not is_spectral_faster(x, k, (7, 1))
 
 
 def test_output_follows_the_input_dtype_and_autocast():
@@ -128,3 +128,41 @@ def test_compiles_without_graph_breaks_and_gives_the_same_gradients(backend: str
         output.square().mean().backward()
     for (name, p), q in zip(model.named_parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("kernel", [(23, 23), (7, 7), (15, 3)])  # by spectra, by torch's convolution, cropped
+def test_the_operator_of_compiled_graphs(kernel: tuple[int, int]) -> None:
+    x, k = pair((2, 3, 32, 5), kernel, torch.float32)
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    torch.library.opcheck(_convolve, (x, k, *padding, True))
+    expected, actual = F.conv2d(x, k, padding=padding, groups=3), _convolve(x, k, *padding, True)
+    grad = torch.randn_like(expected)
+    compared = [[y, *torch.autograd.grad(y, (x, k), grad)] for y in (actual, expected)]
+    torch.testing.assert_close(*compared, rtol=1e-5, atol=1e-4)  # float32 sums of up to 529 terms
+
+
+def test_compiled_graphs_of_any_size_choose_when_they_run() -> None:
+    """One graph for all sizes, with our operator: torch.compile must neither take torch's nor guard the sizes."""
+    layer = Dcls2d(4, 4, 26, 23, padding=11, groups=4)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=record)
+    for size in ((32, 31), (16, 9), (40, 62)):
+        x = torch.randn(2, 4, *size)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
+    (graph,) = graphs
+    called = [str(node.target) for node in graph.graph.nodes]
+    assert "audioset_dcls.depthwise_conv2d_in_a_graph.default" in called
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_graphs_hold_torchs_convolution(strict: bool) -> None:
+    layer = Dcls2d(4, 4, 26, 23, padding=11, groups=4)
+    x, frames = torch.randn(2, 4, 32, 31), torch.export.Dim("frames", min=2, max=500)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({3: frames},), strict=strict)
+    assert not [node for node in program.graph.nodes if "audioset_dcls" in str(node.target)]
+    torch.testing.assert_close(program.module()(x[..., :9]), layer(x[..., :9]), rtol=1e-4, atol=1e-5)

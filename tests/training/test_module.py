@@ -58,6 +58,24 @@ def test_repulsion() -> None:
     assert layers[0].positions.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("feature_weight", [0.0, 1.0])
+def test_compiled_with_and_without_a_teachers_embedding(feature_weight: float) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = module(compile=True, feature_weight=feature_weight, embedding_size=4)
+    names = module(feature_weight=feature_weight, embedding_size=4).state_dict().keys()
+    assert compiled.state_dict().keys() == names
+    log_mel = torch.randn(2, 1, 128, 101)
+    with torch.compiler.set_stance("default", force_backend=record):
+        (compiled.model.embed if feature_weight else compiled.model)(log_mel)
+    layers = {str(node.target) for graph in graphs for node in graph.graph.nodes}
+    assert "audioset_dcls.depthwise_conv2d_in_a_graph.default" in layers
+
+
 def test_classes_must_match() -> None:
     model = create_model("convnext_atto", num_classes=3, depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
     with pytest.raises(ValueError, match=r"set model\.num_classes=2"):
