@@ -53,17 +53,25 @@ def teacher_scores(data: ClipFile, teacher: Path | None) -> NDArray[np.float32]:
     return np.concatenate([heard(clip)[0] for clip in clips])
 
 
-def tagger_scores(data: ClipFile, tagger: Tagger, seconds: float | None) -> NDArray[np.float32]:
-    """As `dcls-tag` hears the clips, without the zeros that pad them, or their first seconds."""
+def tagger_scores(data: ClipFile, tagger: Tagger, seconds: float | None, silence: bool) -> NDArray[np.float32]:
+    """As `dcls-tag` hears the clips, without the zeros that pad them, or their first seconds.
+
+    silence: behind what is shorter than a window, up to its length.
+    """
     lengths = np.full(len(data), data.samples) if data.lengths is None else data.lengths
     if seconds is not None:
         lengths = np.minimum(lengths, round(seconds * SAMPLE_RATE))
     clips = (data.waveforms([i])[0, : lengths[i]].astype(np.float32) / INT16_SCALE for i in range(len(data)))
+    if silence:
+        window = round(tagger.window * SAMPLE_RATE)
+        clips = (np.pad(clip, (0, max(window - len(clip), 0))) for clip in clips)
     results = tagger.tag_all(clips, Options(timeline=False, embeddings=False), raise_failures=True)
     return np.stack([result.scores for result in results if isinstance(result, Result)])
 
 
-def compared(path: Path, model: Path, heard_by: Path | None, lengths: Sequence[float | None]) -> Iterator[str]:
+def compared(
+    path: Path, model: Path, heard_by: Path | None, lengths: Sequence[float | None], silence: bool
+) -> Iterator[str]:
     """Rows of the table for one file of clips."""
     data, tagger = ClipFile(path), Tagger(model)
     targets = data.read("target", np.arange(len(data))).astype(np.bool_)
@@ -72,7 +80,7 @@ def compared(path: Path, model: Path, heard_by: Path | None, lengths: Sequence[f
     often = well_covered()
     covered = known & np.array([label in often for label in data.labels])
     for seconds in lengths:
-        scores = tagger_scores(data, tagger, seconds)
+        scores = tagger_scores(data, tagger, seconds, silence)
         for name, chosen in (("all", known), ("well covered", covered)):
             yield _row(f"{path.stem}, {length_name(seconds)}, {name}", targets, scores, teacher, chosen)
 
@@ -108,11 +116,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=data_folder("checkpoints") / "tagger.onnx")
     parser.add_argument("--teacher", type=Path, help="ONNX file, see preprocessing/teacher.py")
     parser.add_argument("--seconds", nargs="*", type=float, default=[], help="cut the clips to these lengths too")
+    parser.add_argument("--silence", action="store_true", help="behind clips shorter than a window, up to its length")
     options = parser.parse_args()
     print("| clips of, length, classes | clips | classes | mAP | top 3 | teacher's mAP | its top 3 | ratio of top 3 |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for path in options.files:
-        for row in compared(path, options.model, options.teacher, [None, *options.seconds]):
+        for row in compared(path, options.model, options.teacher, [None, *options.seconds], options.silence):
             print(row, flush=True)
 
 
