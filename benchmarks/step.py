@@ -1,14 +1,14 @@
 """Whole models, DCLS against 7 x 7: the training step, and inference folded and unfolded.
 
     python benchmarks/step.py [--trunks convnext_tiny ...] [--frames 1001] [--batch 8] [--repeats 2] [--threads 2]
-        [--compile] [--profile]
+        [--profile]
 
 A trunk is a file of configs/model, beside its `_dcls` one. Training: forward, binary cross-entropy, backward and AdamW
-on (batch, 1, 128, frames) float32, with --compile through torch.compile. Inference: one clip; FastViT has its branches
-merged on both sides; `dcls` is the same DCLS model with the reference's layers (dcls 0.1.1), which build their kernels
-in every forward pass, its output compared with ours. Every model is given the better of its two memory formats. The two
-sides take turns, and times are the fastest of `--repeats` runs after one to warm up (at least five for inference;
-`dcls`: one run, without warm-up). --profile prints where the DCLS step's time goes.
+on (batch, 1, 128, frames) float32. Inference: one clip;
+FastViT has its branches merged on both sides; `dcls` is the same DCLS model with the reference's layers (dcls 0.1.1),
+which build their kernels in every forward pass, its output compared with ours. Every model is given the better of its
+two memory formats. The two sides take turns, and times are the fastest of `--repeats` runs after one to warm up (at
+least five for inference; `dcls`: one run, without warm-up). --profile prints where the DCLS step's time goes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -54,7 +53,7 @@ def main() -> None:
     print(f"{processor()}, {options.threads} threads, torch {torch.__version__}, float32; seconds\n")
     print(f"training step, batch {options.batch}       7 x 7                 DCLS                  ratio")
     for trunk in options.trunks:
-        training(trunk, options)
+        training(trunk, options.frames, options.batch, options.repeats, options.profile)
     print("\ninference, batch 1            7 x 7                 DCLS folded           ratio", end="")
     print("     dcls    ratio   difference")
     for trunk in options.trunks:
@@ -69,23 +68,20 @@ def create(trunk: str, dcls: bool) -> AudioTagger:
     return create_model(**settings)
 
 
-def training(trunk: str, options: argparse.Namespace) -> None:
-    log_mel, target = torch.randn(options.batch, 1, 128, options.frames), torch.rand(options.batch, 527).round()
+def training(trunk: str, frames: int, batch: int, repeats: int, profile: bool) -> None:
+    log_mel, target = torch.randn(batch, 1, 128, frames), torch.rand(batch, 527).round()
     steps = {}
     for dcls in (False, True):
         for name, memory_format in FORMATS.items():
             torch.manual_seed(0)
             model = create(trunk, dcls).to(memory_format=memory_format).train()
-            if options.compile:
-                for part in model.trunk.children():  # as TaggingModule does
-                    part.compile()
             steps[dcls, name] = training_step(model, log_mel, target)
-    times = fastest(steps, options.repeats)
+    times = fastest(steps, repeats)
     plain, ours = best(times, False), best(times, True)
     print(
         f"{trunk:<29} {plain[0]:7.3f} {plain[1]:<13} {ours[0]:7.3f} {ours[1]:<13} {ours[0] / plain[0]:5.2f}", flush=True
     )
-    if options.profile:
+    if profile:
         with torch.profiler.profile() as profiler:
             steps[True, ours[1]]()
         print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=50))

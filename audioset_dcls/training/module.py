@@ -103,9 +103,10 @@ class TaggingModule(L.LightningModule):
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
         # since the last logged row: loss, its part that matches embeddings before it is weighted, number of batches
         self._sums = torch.zeros(3, dtype=torch.float64)
-        if compile:  # in place, so the names in the state dict stay; the parts, because `embed` needs them as well
-            for part in self.model.trunk.children():
-                part.compile()
+        self.embed = self.model.embed
+        if compile:
+            self.model.compile()  # in place: the names in the state dict stay
+            self.embed = torch.compile(self.model.embed)  # of which the model's forward is no part
 
     # ---- one step
 
@@ -123,7 +124,7 @@ class TaggingModule(L.LightningModule):
             loss = self.loss(self.model(log_mel).float(), mixture(target), teacher)
             mismatch = torch.zeros_like(loss)
         else:
-            pooled = self.model.embed(log_mel).float()
+            pooled = self.embed(log_mel).float()
             loss = self.loss(self.model.trunk.get_classifier()(pooled), mixture(target), teacher)
             embedding = batch["embedding"].to(torch.float32)
             self.matcher.observe(embedding)
