@@ -58,13 +58,9 @@ def depthwise_conv2d(
     compiled = torch.compiler.is_compiling()
     if is_traced() or (compiled and input.device.type != "cpu"):  # a recorded graph is for any size of map
         return _direct(input, weight, bias, padding)
-    if compiled:  # so may this one be: the operator chooses when it runs
-        output = _convolve(input, weight, padding[0], padding[1], training)
-    else:
-        weight, padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
-        if not is_spectral_faster(input, weight, padding, training):
-            return _direct(input, weight, bias, padding)
-        output = _correlate(input, weight, padding[0], padding[1])
+    if not compiled:
+        return _quicker(input, weight, bias, padding, training)
+    output = _convolve(input, weight, padding[0], padding[1], training)  # for any size, too: it chooses when it runs
     return output if bias is None else output + bias.view(-1, 1, 1)
 
 
@@ -143,6 +139,14 @@ def is_traced() -> bool:
 @torch.compiler.assume_constant_result  # asked directly, torch.compile says that everything is exported (torch 2.11)
 def _is_exporting() -> bool:
     return torch.compiler.is_exporting()
+
+
+def _quicker(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], training: bool) -> Tensor:
+    weight, padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
+    if not is_spectral_faster(input, weight, padding, training):
+        return _direct(input, weight, bias, padding)
+    output = _correlate(input, weight, padding[0], padding[1])
+    return output if bias is None else output + bias.view(-1, 1, 1)
 
 
 def _direct(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -332,9 +336,7 @@ _correlate_backward.register_autograd(_backward_double, setup_context=_setup_dou
 @torch.library.custom_op("audioset_dcls::depthwise_conv2d_in_a_graph", mutates_args=())
 def _convolve(input: Tensor, weight: Tensor, pad_height: int, pad_width: int, training: bool) -> Tensor:
     """`depthwise_conv2d` for compiled graphs: to choose the path there would fix or guard every size."""
-    weight, padding = crop_to_reach(weight, (pad_height, pad_width), (input.shape[-2], input.shape[-1]))
-    spectral = is_spectral_faster(input, weight, padding, training)
-    output = _correlate(input, weight, *padding) if spectral else _direct(input, weight, None, padding)
+    output = _quicker(input, weight, None, (pad_height, pad_width), training)
     return output.contiguous(memory_format=torch.channels_last)
 
 
