@@ -1,6 +1,6 @@
-"""Writes what trained runs would be without weight averaging, as runs of their own: the weights as the last step left them.
+"""Writes what runs would be without weight averaging, as runs of their own: the weights that their last step left.
 
-Averaging does not touch the training, so this is the same as to train again without, to the last bit.
+Averaging does not touch the training: to train again without gives the same weights.
 
 python docs/results/without_average.py runs/study convnext convnext_dcls
 """
