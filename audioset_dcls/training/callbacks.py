@@ -1,7 +1,9 @@
-"""What accompanies a training: checkpoints, averaged weights, a teacher, and a watch over the DCLS positions."""
+"""What accompanies a training: checkpoints, a log, averaged weights, a teacher, and a watch over the DCLS positions."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from audioset_dcls.training.module import TaggingModule
 from preprocessing.constants import SAMPLE_RATE
 from preprocessing.hdf5 import INT16_SCALE
 from preprocessing.teacher import OnnxTeacher
+
+_log = logging.getLogger(__name__)
 
 
 def is_due(trainer: L.Trainer, every_n_steps: int, last_step: int) -> bool:
@@ -64,6 +68,22 @@ class Checkpoints(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self._saved_step = state_dict["best"], state_dict["saved_step"]
+
+
+class EpochLog(Callback):
+    """A line in the job's log after each validation, for those who watch a file and not a progress bar."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(pl_module, TaggingModule) and pl_module.map is not None:
+            minutes = (time.monotonic() - self._started) / 60
+            epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+            _log.info("%s: mAP %.2f %%, %.1f minutes", epoch, 100 * pl_module.map, minutes)
 
 
 class WeightAverage(WeightAveraging):

@@ -10,6 +10,7 @@ import platform
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -30,13 +31,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from audioset_dcls.dcls import replace_depthwise
 from audioset_dcls.models import AudioTagger, load_checkpoint
-from audioset_dcls.training.callbacks import Checkpoints, PositionStatistics, Teacher, WeightAverage
+from audioset_dcls.training.callbacks import Checkpoints, EpochLog, PositionStatistics, Teacher, WeightAverage
 from audioset_dcls.training.module import TaggingModule
 from preprocessing.hdf5 import SAMPLE_RATE, hash_ids
 
 RECORDED_PACKAGES = ("audioset-dcls", "torch", "torchaudio", "timm", "lightning", "numpy", "h5py", "hydra-core")
 MAY_DIFFER = ("trainer", "run")  # between a run and its resumption: other machines, not other results
 MAY_NOT_DIFFER = ("trainer.gradient_clip", "trainer.limit_train_batches")
+_log = logging.getLogger(__name__)
 
 
 def launch(config: DictConfig) -> float:
@@ -50,6 +52,9 @@ def launch(config: DictConfig) -> float:
     environment, arguments = dict(os.environ), sys.argv
     sys.argv = [sys.argv[0], *flags, *job.overrides.task]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it says at each checkpoint what it says once
+    warnings.filterwarnings(
+        "ignore", ".*LeafSpec", FutureWarning
+    )  # Lightning 2.6 under torch 2.11, of no use to a user
     try:
         return train(config, Path(job.runtime.output_dir))
     finally:
@@ -122,9 +127,18 @@ def train(config: DictConfig, folder: Path) -> float:
     with held(folder) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             record(folder, settings, hashes)
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            _log.info(
+                "%s: %s parameters, epochs: %s, steps of each: %s",
+                folder,
+                f"{parameters:,}",
+                config.epochs,
+                f"{steps:,}",
+            )
             if resumed:
                 step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
                 restore_rows(csv_logger, folder / ".metrics.csv", step)
+                _log.info("%s: goes on after step %s", folder, f"{step:,}")
         try:
             trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
         except BaseException:
@@ -134,7 +148,10 @@ def train(config: DictConfig, folder: Path) -> float:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()  # Lightning leaves it to the sweep's next run, whose processes are others
-    return next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+    best = next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+    if trainer.is_global_zero:
+        _log.info("%s: best mAP %.2f %%", folder / "best.ckpt", 100 * best)
+    return best
 
 
 def build(settings: dict[str, Any], **more: Any) -> Any:
@@ -152,7 +169,7 @@ def callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
         chosen.append(WeightAverage(**config.average))
     if config.save_every_n_steps % config.log_every_n_steps:
         raise ValueError("save_every_n_steps must be a multiple of log_every_n_steps")
-    return [*chosen, Checkpoints(folder, config.save_every_n_steps)]
+    return [*chosen, Checkpoints(folder, config.save_every_n_steps), EpochLog()]
 
 
 def accumulation(batch_size: int, per_process: int, processes: int) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +81,24 @@ def test_run_folder(unbroken: Path, clips: Path) -> None:
     assert start["data"]["train"]["clips"] == 24
     assert len(start["data"]["train"]["clip_ids_sha256"]) == 64
     assert start["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_log(small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where no progress bar is shown, a job's log says how it stands; a run that went on says where."""
+    folder = tmp_path / "run"
+    with caplog.at_level(logging.INFO, "audioset_dcls"):
+        best = train(composed([*small, "trainer.check_val_every_n_epoch=2", "epochs=4"]), folder)
+        train(composed([*small, "trainer.check_val_every_n_epoch=2", "epochs=4"]), folder)
+    second, fourth = (f"{100 * row['val/map']:.2f} %" for row in curve(folder) if "val/map" in row)
+    count = sum(parameter.numel() for parameter in load_checkpoint(folder / "best.ckpt").parameters())
+    records = [record for record in caplog.records if record.name.startswith("audioset_dcls")]
+    lines = [re.sub(r", \d+\.\d minutes$", "", record.getMessage()) for record in records]
+    start, end = (
+        f"{folder}: {count:,} parameters, epochs: 4, steps of each: 3",
+        f"{folder / 'best.ckpt'}: best mAP {100 * best:.2f} %",
+    )
+    epochs = [f"epoch 2 of 4: mAP {second}", f"epoch 4 of 4: mAP {fourth}"]
+    assert lines == [start, *epochs, end, start, f"{folder}: goes on after step 12", end]
 
 
 def test_checkpoint_is_a_tagger(unbroken: Path) -> None:
