@@ -4,11 +4,11 @@
         [--profile]
 
 A trunk is a file of configs/model, beside its `_dcls` one. Training: forward, binary cross-entropy, backward and AdamW
-on (batch, 1, 128, frames) float32. Inference: one clip;
-FastViT has its branches merged on both sides; `dcls` is the same DCLS model with the reference's layers (dcls 0.1.1),
-which build their kernels in every forward pass, its output compared with ours. Every model is given the better of its
-two memory formats. The two sides take turns, and times are the fastest of `--repeats` runs after one to warm up (at
-least five for inference; `dcls`: one run, without warm-up). --profile prints where the DCLS step's time goes.
+on (batch, 1, 128, frames) float32. Inference: one clip; FastViT has its branches merged on both sides; `dcls` is the
+same DCLS model with the reference's layers (dcls 0.1.1), which build their kernels in every forward pass, its output
+compared with ours. Every model is given the better of its two memory formats. The two sides take turns, and times are
+the fastest of `--repeats` runs after one to warm up (at least five for inference; `dcls`: one run, without warm-up).
+--profile prints where the DCLS step's time goes.
 """
 
 from __future__ import annotations

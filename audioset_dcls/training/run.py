@@ -52,9 +52,7 @@ def launch(config: DictConfig) -> float:
     environment, arguments = dict(os.environ), sys.argv
     sys.argv = [sys.argv[0], *flags, *job.overrides.task]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it says at each checkpoint what it says once
-    warnings.filterwarnings(
-        "ignore", ".*LeafSpec", FutureWarning
-    )  # Lightning 2.6 under torch 2.11, of no use to a user
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 under torch 2.11
     try:
         return train(config, Path(job.runtime.output_dir))
     finally:
@@ -128,13 +126,8 @@ def train(config: DictConfig, folder: Path) -> float:
         if trainer.is_global_zero:
             record(folder, settings, hashes)
             parameters = sum(parameter.numel() for parameter in model.parameters())
-            _log.info(
-                "%s: %s parameters, epochs: %s, steps of each: %s",
-                folder,
-                f"{parameters:,}",
-                config.epochs,
-                f"{steps:,}",
-            )
+            size = f"{parameters:,} parameters, epochs: {config.epochs}, steps of each: {steps:,}"
+            _log.info("%s: %s", folder, size)
             if resumed:
                 step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
                 restore_rows(csv_logger, folder / ".metrics.csv", step)

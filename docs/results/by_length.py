@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from audioset_dcls.evaluation.comparison import mean_and_deviation
 from audioset_dcls.evaluation.metrics import mean_average_precision, micro_average_precision
+from audioset_dcls.evaluation.runs import CHECKPOINT, evaluation_folder, find_runs
 from preprocessing.constants import SAMPLE_RATE
 from preprocessing.hdf5 import ClipFile
 
@@ -34,11 +35,14 @@ def main(folder: Path, data: Path) -> None:
     assert clips.lengths is not None
     seconds = dict(zip(clips.audio_names(), clips.lengths / SAMPLE_RATE, strict=True))
     experiments: dict[str, list[Scores]] = {}
-    for path in sorted(folder.rglob(f"best-on-{data.stem}/predictions.npz")):
-        with np.load(path) as run:
-            length = np.array([seconds[name.decode()] for name in run["clips"]])
-            scores = Scores(length, run["targets"], run["scores"])
-        experiments.setdefault(str(path.parents[2].relative_to(folder)), []).append(scores)
+    for run in find_runs(folder):
+        predictions = evaluation_folder(run / CHECKPOINT, data) / "predictions.npz"
+        if not predictions.exists():
+            continue
+        with np.load(predictions) as stored:
+            length = np.array([seconds[name.decode()] for name in stored["clips"]])
+            scores = Scores(length, stored["targets"], stored["scores"])
+        experiments.setdefault(str(run.parent.relative_to(folder)), []).append(scores)
     print("| experiment |", " | ".join(f"{low:g} to {high:g} s" for low, high in pairwise(LIMITS)), "|")
     print("| --- |" + " --- |" * (len(LIMITS) - 1))
     for experiment, runs in experiments.items():

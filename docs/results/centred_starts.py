@@ -25,27 +25,23 @@ def create(name: str, **change: Any) -> AudioTagger:
     return model
 
 
-def depthwise(model: AudioTagger) -> list[nn.Conv2d]:
-    return [layer for name, layer in model.named_modules() if name.endswith("conv_dw") and isinstance(layer, nn.Conv2d)]
-
-
 @torch.no_grad()
 def start_like_dcls(model: AudioTagger, started: AudioTagger) -> None:
-    for layer, dcls in zip(depthwise(model), dcls_layers(started), strict=True):
+    """Gives each depthwise convolution of `model` the middle of the kernel that the DCLS layer in its place has."""
+    layers = [layer for name, layer in model.named_modules() if name.endswith("conv_dw")]
+    for layer, dcls in zip(layers, dcls_layers(started), strict=True):
+        assert isinstance(layer, nn.Conv2d)
         kernel, size = dcls.dense_kernel(), layer.kernel_size[0]
         border = (kernel.shape[-1] - size) // 2  # elements start so near the middle that nothing lies there
         layer.weight.copy_(kernel[..., border : border + size, border : border + size])
 
 
-folder = Path(sys.argv[1])
-folder.mkdir(parents=True, exist_ok=True)
+def main(folder: Path) -> None:
+    for name, size, cells in (("centred", 7, 23), ("centred_3x3", 3, 3)):
+        torch.manual_seed(0)
+        model = create("small_convnext", kernel_sizes=size)
+        start_like_dcls(model, create("small_convnext_dcls", dilated_kernel_size=cells))
+        save_checkpoint(folder / f"{name}.ckpt", model)
 
-torch.manual_seed(0)
-model, started = create("small_convnext"), create("small_convnext_dcls")
-start_like_dcls(model, started)
-save_checkpoint(folder / "centred.ckpt", model)
 
-torch.manual_seed(0)
-model, started = create("small_convnext", kernel_sizes=3), create("small_convnext_dcls", dilated_kernel_size=3)
-start_like_dcls(model, started)
-save_checkpoint(folder / "centred_3x3.ckpt", model)
+main(Path(sys.argv[1]))

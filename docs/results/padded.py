@@ -16,7 +16,7 @@ import torch
 
 from audioset_dcls.evaluation.comparison import Comparison, compare, markdown
 from audioset_dcls.evaluation.predictions import FULL, Predictions
-from audioset_dcls.evaluation.runs import CHECKPOINT, Run
+from audioset_dcls.evaluation.runs import CHECKPOINT, Run, evaluation_folder
 from audioset_dcls.evaluation.summary import summarize
 from audioset_dcls.training.predict import load_scorer
 from preprocessing.constants import SAMPLE_RATE
@@ -33,11 +33,11 @@ def main(folder: Path, data: Path, *against: str) -> None:
     padded = torch.from_numpy(clips.waveforms(short)[:, :SCENE])  # the file's padding is silence
 
     def with_silence(run: Run) -> Run:
-        path = folder / run.experiment / f"seed={run.seed}"
-        with np.load(path / f"best-on-{data.stem}" / "predictions.npz") as stored:
+        checkpoint = folder / run.experiment / f"seed={run.seed}" / CHECKPOINT
+        with np.load(evaluation_folder(checkpoint, data) / "predictions.npz") as stored:
             targets, scores = stored["targets"], stored["scores"].copy()
             assert [name.decode() for name in stored["clips"]] == clips.audio_names()
-        scorer = load_scorer(path / CHECKPOINT)
+        scorer = load_scorer(checkpoint)
         scores[short] = np.concatenate([scorer.score(batch) for batch in padded.split(BATCH)])
         summary = summarize(Predictions(clips.audio_names(), clips.labels, targets, {FULL: scores}))
         return replace(run, metrics=summary.overall[FULL], resampled_mean=summary.resampled_mean)

@@ -11,14 +11,16 @@ from pathlib import Path
 import torch
 
 from audioset_dcls.evaluation.runs import CHECKPOINT, find_runs
+from audioset_dcls.models import load_checkpoint, save_checkpoint
 
 
 def main(folder: Path, *experiments: str) -> None:
     for run in (run for experiment in experiments for run in find_runs(folder / experiment)):
-        trained = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
-        target = folder / f"{run.parent.name}_no_average" / run.name / CHECKPOINT
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"audioset_dcls": trained["audioset_dcls"], "state_dict": trained["current_model_state"]}, target)
+        model = load_checkpoint(run / CHECKPOINT)
+        last = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)["current_model_state"]
+        weights = {name.removeprefix("model."): last[name] for name in last if name.startswith("model.")}
+        model.load_state_dict(weights)
+        save_checkpoint(folder / f"{run.parent.name}_no_average" / run.name / CHECKPOINT, model)
 
 
 main(Path(sys.argv[1]), *sys.argv[2:])

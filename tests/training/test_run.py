@@ -86,9 +86,10 @@ def test_run_folder(unbroken: Path, clips: Path) -> None:
 def test_log(small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where no progress bar is shown, a job's log says how it stands; a run that went on says where."""
     folder = tmp_path / "run"
+    config = composed([*small, "trainer.check_val_every_n_epoch=2", "epochs=4"])
     with caplog.at_level(logging.INFO, "audioset_dcls"):
-        best = train(composed([*small, "trainer.check_val_every_n_epoch=2", "epochs=4"]), folder)
-        train(composed([*small, "trainer.check_val_every_n_epoch=2", "epochs=4"]), folder)
+        best = train(config, folder)
+        train(config, folder)
     second, fourth = (f"{100 * row['val/map']:.2f} %" for row in curve(folder) if "val/map" in row)
     count = sum(parameter.numel() for parameter in load_checkpoint(folder / "best.ckpt").parameters())
     records = [record for record in caplog.records if record.name.startswith("audioset_dcls")]
