@@ -15,6 +15,7 @@ from torch import Tensor
 
 from audioset_dcls.dcls import DclsNd
 from audioset_dcls.dcls.kernel import MIN_DEVIATION, MIN_HALF_WIDTH
+from audioset_dcls.evaluation.runs import CHECKPOINT
 from audioset_dcls.training.module import TaggingModule
 from preprocessing.constants import SAMPLE_RATE
 from preprocessing.hdf5 import INT16_SCALE
@@ -58,7 +59,7 @@ class Checkpoints(Callback):
         score = module.map if isinstance(module, TaggingModule) else None
         if score is not None and score > self.best and not trainer.sanity_checking:
             self.best = score
-            self.save(trainer, "best.ckpt")
+            self.save(trainer, CHECKPOINT)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.save(trainer, "last.ckpt")

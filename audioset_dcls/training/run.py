@@ -30,6 +30,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from audioset_dcls.dcls import replace_depthwise
+from audioset_dcls.evaluation.runs import CHECKPOINT
 from audioset_dcls.models import AudioTagger, load_checkpoint
 from audioset_dcls.training.callbacks import Checkpoints, EpochLog, PositionStatistics, Teacher, WeightAverage
 from audioset_dcls.training.module import TaggingModule
@@ -143,7 +144,7 @@ def train(config: DictConfig, folder: Path) -> float:
                 dist.destroy_process_group()  # Lightning leaves it to the sweep's next run, whose processes are others
     best = next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
     if trainer.is_global_zero:
-        _log.info("%s: best mAP %.2f %%", folder / "best.ckpt", 100 * best)
+        _log.info("%s: best mAP %.2f %%", folder / CHECKPOINT, 100 * best)
     return best
 
 

@@ -9,25 +9,20 @@ python docs/results/kernel_shares.py runs/study convnext convnext_dcls
 import sys
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from audioset_dcls.dcls import fold
 from audioset_dcls.evaluation.runs import CHECKPOINT
 from audioset_dcls.models import load_checkpoint
+from audioset_dcls.training.pictures import dense_kernels
 
 
 def main(folder: Path, *experiments: str) -> None:
     print("| experiment | middle 3 x 3 | largest cell | norm |\n| --- | --- | --- | --- |")
     for experiment in experiments:
         model = load_checkpoint(folder / experiment / "seed=0" / CHECKPOINT)
-        fold(model)
-        layers = [shares(layer.weight.detach()[:, 0]) for layer in model.modules() if is_depthwise(layer)]
+        layers = [shares(dense_kernels(layer)) for name, layer in model.named_modules() if name.endswith("conv_dw")]
         middle, largest, norm = ((min(values), max(values)) for values in zip(*layers, strict=True))
         print(f"| {experiment} | {span(middle)} | {span(largest)} | {norm[0]:.2f} to {norm[1]:.2f} |")
-
-
-def is_depthwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1 and layer.stride == (1, 1)
 
 
 def shares(kernels: Tensor) -> tuple[float, float, float]:
