@@ -278,47 +278,22 @@ def prepare() -> None:
         help="take packages from here (.deb files or unpacked), the others from apt",
     )
     open_sounds.add_argument("--core", action="store_true", help="2.3 GB to download instead of 9.1, 2,549 recordings")
-    scenes = _kind(
-        kinds,
-        "scenes",
-        "recordings mixed into scenes, with what a teacher hears in each, to train on",
-        "Scenes are made once and kept: making and scoring one costs as much as training a small tagger on it.",
-    )
-    scenes.add_argument(
-        "recordings", nargs="+", type=Path, metavar="FILE.h5", help="recordings, as open-sounds or folder make them"
-    )
-    scenes.add_argument(
-        "--synthetic", nargs="+", default=[], type=Path, metavar="FILE.h5", help="more, drawn half as often"
-    )
-    scenes.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.h5", help="the HDF5 file to make")
-    scenes.add_argument("--count", type=int, required=True, metavar="N", help="scenes; 164 kB each of 2.56 s")
-    scenes.add_argument("--seconds", type=float, default=2.56, metavar="S", help="length of a scene (default: 2.56)")
-    scenes.add_argument("--most", type=int, default=2, metavar="N", help="most recordings in a scene (default: 2)")
-    scenes.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
-    scenes.add_argument(
-        "--teacher", type=Path, metavar="FILE.onnx", help="scores each: waveform to scores [and embedding]"
-    )
-    scenes.add_argument("-j", "--workers", type=int, metavar="N", help="processes (default: one a core)")
     audioset.set_defaults(make=_prepare_audioset)
     folder.set_defaults(make=_prepare_folder)
     open_sounds.set_defaults(make=_prepare_open_sounds)
-    scenes.set_defaults(make=_prepare_scenes)
     arguments = vars(parser.parse_args())
     workers = arguments.get("workers")
     if workers is not None and workers < 1:
         parser.error("--workers must be at least 1")
-    if min(arguments.get("count", 1), arguments.get("most", 1)) < 1 or arguments.get("seconds", 1.0) < 0.1:
-        parser.error("--count and --most must be at least 1, --seconds at least 0.1")
     import sys
 
     from preprocessing.hdf5 import ClipFileError
     from preprocessing.open_sounds import OpenSoundsError
-    from preprocessing.teacher import TeacherError
 
     make = arguments.pop("make")
     try:
         make(**arguments)
-    except (ClipFileError, OpenSoundsError, TeacherError) as error:
+    except (ClipFileError, OpenSoundsError) as error:
         raise SystemExit(f"dcls-prepare: {error}") from None
     except OSError as error:  # no permission, or a disk that filled before anything was begun
         raise SystemExit(f"dcls-prepare: {error.filename or arguments['output']}: {error.strerror or error}") from None
@@ -358,13 +333,6 @@ def _prepare_open_sounds(output: Path, packages: Path | None, core: bool) -> Non
         print(f"{output / name}.h5: {count} clips")
     for line in made.left_out:
         print(f"left out: {line}")
-
-
-def _prepare_scenes(recordings: list[Path], output: Path, **options: Any) -> None:
-    from preprocessing.packed_scenes import pack_scenes
-
-    made = pack_scenes(recordings, output, **options)
-    print(f"{made.path}: {made.clip_count} scenes")
 
 
 def _parser(command: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:

@@ -2,9 +2,9 @@
 
 The steps and their defaults are those of the DCLS-Audio reference. In training order:
 
-    waveform -> random_roll -> speed_perturbation -> join_clips (off) -> LogMel.power -> random_erasing
+    waveform -> random_roll -> speed_perturbation -> LogMel.power -> random_erasing
              -> LogMel.from_power -> spec_augment, shift_bands, random_gain (all off) -> mixup,
-    and targets -> smooth_labels -> the same clips joined -> the same mixup
+    and targets -> smooth_labels -> the same mixup
 
 A generator on the CPU gives the same numbers whatever the device of the batch, and costs no synchronisation.
 """
@@ -12,8 +12,7 @@ A generator on the CPU gives the same numbers whatever the device of the batch, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,45 +24,22 @@ from preprocessing.log_mel import LogMel
 ERASED_AREA = 0.02, 1 / 3  # of the spectrogram; timm's RandomErasing, which the reference uses
 ERASED_ASPECT = 0.3, 1 / 0.3  # height / width in cells
 _ERASING_ATTEMPTS = 10
-_CANVAS_NOISE = -90.0, -45.0  # dB, of what fills empty slots
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """One draw of joined clips and of mixup; call it with the targets and the teacher's scores of the batch.
+    """One draw of mixup; call it with the log-mels, targets, scores or embeddings of the batch.
 
-    used: bool (canvases, slots), which slots of each canvas hold clips of the batch, in their order; None where each
-        clip is a canvas. `ratio` of the result is each canvas, the rest the one that `permutation` puts in its place.
+    Each row of the result is `ratio` of the batch's row and 1 - `ratio` of the row that `permutation` puts there.
     """
 
     permutation: Tensor | None
     ratio: float
-    used: Tensor | None = None
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """(batch, classes), none negative -> (canvases, classes): a class is heard where any joined clip has it."""
-        scores = scores if scores.is_floating_point() else scores.float()
-        return self.blend(scores if self.used is None else self._of_slots(scores).amax(1))
-
-    def embedding(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings that are means over time, (batch, D) -> (canvases, D), and (canvases,) which of them are known.
-
-        Known are those of canvases without an empty slot, whose embedding nobody has computed.
-        """
-        if self.used is None:
-            return self.blend(embedding), torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
-        known = self.used.all(1)
-        return self.blend(self._of_slots(embedding).mean(1)), self.blend(known.float()) == 1
-
-    def blend(self, x: Tensor) -> Tensor:
-        """Mixup of (canvases, ...), floating point."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, ...) -> the same shape, floating point."""
+        x = x if x.is_floating_point() else x.float()
         return x if self.permutation is None else torch.lerp(x[self.permutation], x, self.ratio)
-
-    def _of_slots(self, x: Tensor) -> Tensor:
-        """(batch, n) -> (canvases, slots, n), zero in empty slots."""
-        assert self.used is not None
-        x = x[: self.used.numel()].unflatten(0, tuple(self.used.shape))
-        return x.masked_fill(~self.used[..., None], 0)
 
 
 @dataclass(frozen=True)
@@ -76,8 +52,6 @@ class Augment:
         erase_probability: share of the clips that lose a rectangle of their power spectrogram.
         time_mask, frequency_mask: SpecAugment, the greatest width in frames and in mel bands. Off in the reference;
             192 and 48 are AST's settings (Gong et al., 2021).
-        canvas_slots: numbers of clips that a batch's canvases are made of, one drawn for each batch, see `join_clips`:
-            from clips of one length a tagger that knows several, and silence. Off in the reference.
         shift_bands: most mel bands that a clip is moved up or down. gain: most decibels that it gains or loses. Off in
             the reference.
         mixup_alpha: of the Beta(alpha, alpha) that gives the one mixing ratio of a batch.
@@ -96,23 +70,21 @@ class Augment:
     erase_probability: float = 0.25
     time_mask: int = 0
     frequency_mask: int = 0
-    canvas_slots: tuple[int, ...] = (1,)
     shift_bands: int = 0
     gain: float = 0.0
     mixup_alpha: float = 0.8
     label_smoothing: float = 0.1
 
     def __call__(self, waveform: Tensor, log_mel: LogMel, generator: Generator) -> tuple[Tensor, Mixture]:
-        """(batch, samples) in [-1, 1] -> mixed log-mels (canvases, 1, 128, frames) and the mixture for the targets."""
+        """(batch, samples) in [-1, 1] -> mixed log-mels (batch, 1, 128, frames) and the mixture for the targets."""
         if self.roll:
             waveform = random_roll(waveform, generator)
         waveform = speed_perturbation(waveform, generator, self.speed_probability, self.speed_rates)
-        waveform, used = join_clips(waveform, generator, self.canvas_slots)
         power = random_erasing(log_mel.power(waveform), generator, self.erase_probability)
         x = spec_augment(log_mel.from_power(power), generator, self.time_mask, self.frequency_mask)
         x = random_gain(shift_bands(x, generator, self.shift_bands), generator, self.gain)
-        mixture = replace(mixup(len(x), generator, self.mixup_alpha, x.device), used=used)
-        return mixture.blend(x), mixture
+        mixture = mixup(len(x), generator, self.mixup_alpha, x.device)
+        return mixture(x), mixture
 
 
 def random_roll(waveform: Tensor, generator: Generator) -> Tensor:
@@ -142,35 +114,6 @@ def speed_perturbation(
     position = torch.arange(samples, device=waveform.device) + start
     source = (position * step).round_().clamp_(0, samples - 1).long()
     return waveform.gather(1, source).masked_fill_((position < 0) | (position >= length), 0)
-
-
-def join_clips(
-    waveform: Tensor, generator: Generator, canvas_slots: Sequence[int] = (1,)
-) -> tuple[Tensor, Tensor | None]:
-    """Clips of (batch, samples), k at a time, put one after another on canvases of k times their length.
-
-    k is one of `canvas_slots`, the same for the whole batch. Of the k slots of a canvas the first 1 to k are used, the
-    others hold silence or, on half the canvases, faint white noise; what does not fill a canvas is dropped. Each canvas
-    is rotated by its own shift. The cost of a step stays that of the batch.
-
-    Returns (batch // k, k * samples) and which slots are used, bool (batch // k, k), None where k is 1.
-    """
-    if tuple(canvas_slots) == (1,):
-        return waveform, None
-    device = waveform.device
-    slots = canvas_slots[int(torch.rand((), generator=generator, device=generator.device) * len(canvas_slots))]
-    canvases = len(waveform) // slots
-    if slots == 1 or canvases == 0:
-        return waveform, None
-    share, hiss, level = _uniform((3, canvases, 1), generator, device)
-    used = torch.arange(slots, device=device) < 1 + (share * slots).floor()
-    samples = waveform.shape[1]
-    noise = torch.randn(samples, generator=generator, device=generator.device).to(device, non_blocking=True)
-    low, high = _CANVAS_NOISE
-    amplitude = torch.where(hiss < 0.5, 10 ** ((low + (high - low) * level) / 20), 0.0)
-    clips = waveform[: canvases * slots].view(canvases, slots, samples)
-    joined = torch.where(used[..., None], clips, (amplitude * noise)[:, None])
-    return random_roll(joined.flatten(1), generator), used
 
 
 def random_erasing(power: Tensor, generator: Generator, probability: float = 0.25) -> Tensor:

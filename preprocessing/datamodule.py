@@ -133,7 +133,7 @@ class AudioSetDataModule(lightning.LightningDataModule):
 
     Arguments:
         train: one or more files; they are joined, e.g. balanced and unbalanced.
-        val, test: a file each.
+        val, test: one or more files each.
         batch_size: clips a process and batch.
         num_workers: processes that read ahead; 0 reads in this one.
         seed: of the order and the crops, together with the epoch.
@@ -151,8 +151,8 @@ class AudioSetDataModule(lightning.LightningDataModule):
     def __init__(
         self,
         train: Sequence[str | Path] | str | Path = (),
-        val: str | Path | None = None,
-        test: str | Path | None = None,
+        val: Sequence[str | Path] | str | Path | None = None,
+        test: Sequence[str | Path] | str | Path | None = None,
         batch_size: int = 64,
         num_workers: int = 4,
         seed: int = 0,
@@ -163,9 +163,8 @@ class AudioSetDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self._paths: dict[str, list[str | Path]] = {
-            "train": [train] if isinstance(train, str | Path) else list(train),
-            "val": [val] if val is not None else [],
-            "test": [test] if test is not None else [],
+            split: [paths] if isinstance(paths, str | Path) else list(paths or ())
+            for split, paths in (("train", train), ("val", val), ("test", test))
         }
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -191,6 +190,10 @@ class AudioSetDataModule(lightning.LightningDataModule):
                     raise ClipFileError(f"{self._paths[split][0]}: has other labels than the {other} file")
             self._datasets[split] = dataset
         return self._datasets[split]
+
+    def class_priors(self) -> npt.NDArray[np.float32]:
+        """(C,) how often each class comes in training: `ClipDataset.class_priors`."""
+        return self.dataset("train").class_priors()
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -151,8 +151,11 @@ class Teacher(Callback):
         self.embedding_size = 0 if embedding is None else embedding.shape[1]
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self._script is not None:
-            self._script.to(trainer.strategy.root_device)
+        if self._script is None:
+            return
+        self._script.to(trainer.strategy.root_device)
+        if trainer.strategy.root_device.type == "cpu":
+            self._script = torch.jit.optimize_for_inference(torch.jit.freeze(self._script))  # 1.3 x as fast
 
     @torch.inference_mode()
     def score(self, waveform: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -46,8 +45,6 @@ class TaggingModule(L.LightningModule):
         hears what else is in it.
     feature_weight: of the mean squared error between the mapped and the teacher's standardised embedding, beside the
         mean binary cross-entropy. embedding_size: D, the width of the teacher's embedding.
-    canvas_start: share of the steps before clips are joined on canvases (`augment.canvas_slots`): a tagger that starts
-        from nothing learns the sounds themselves faster from single ones.
     repulsion: weight of the DCLS layers' repulsive loss (thesis 3.9). compile: run the model through torch.compile.
     seed: with the epoch, the batch and the process it gives each step's random numbers, so that a resumed run, and one
         on more processes, draw the same ones.
@@ -70,7 +67,6 @@ class TaggingModule(L.LightningModule):
         embedding_size: int = 0,
         repulsion: float = 0.0,
         decay_start: float = 0.0,
-        canvas_start: float = 0.0,
         compile: bool = False,
         seed: int = 0,
         metadata: Mapping[str, Any] | None = None,
@@ -84,7 +80,6 @@ class TaggingModule(L.LightningModule):
         self.model = model
         self.log_mel = LogMel()
         self.augment = augment or Augment()
-        self.canvas_start = canvas_start
         self.labels = list(labels)
         self.optimizer_arguments = dict(optimizer)
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
@@ -93,8 +88,8 @@ class TaggingModule(L.LightningModule):
         self.soft_labels, self.feature_weight = soft_labels, feature_weight
         if feature_weight and not embedding_size:
             raise ValueError(
-                "objective.feature_weight needs a teacher's embedding: data.teacher=stored with files made by "
-                "`dcls-prepare scenes --teacher FILE`, or teacher=FILE, whose second output it is"
+                "objective.feature_weight needs a teacher's embedding: data.teacher=stored with files that have it, or "
+                "teacher=FILE, whose second output it is"
             )
         self.matcher = EmbeddingMatcher(model.num_features, embedding_size) if feature_weight else None
         self.seed, self.log_every_n_steps = seed, log_every_n_steps
@@ -113,9 +108,7 @@ class TaggingModule(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = self._seed_step(batch_idx)
         waveform = batch["waveform"].to(torch.float32) / INT16_SCALE
-        single = self.global_step < self.canvas_start * self.total_steps
-        augment = replace(self.augment, canvas_slots=(1,)) if single else self.augment
-        log_mel, mixture = augment(waveform, self.log_mel, generator)
+        log_mel, mixture = self.augment(waveform, self.log_mel, generator)
         target = smooth_labels(batch["target"], self.augment.label_smoothing)
         if self.soft_labels:
             target = torch.maximum(target, batch["teacher"].to(torch.float32))
@@ -128,7 +121,7 @@ class TaggingModule(L.LightningModule):
             loss = self.loss(self.model.trunk.get_classifier()(pooled), mixture(target), teacher)
             embedding = batch["embedding"].to(torch.float32)
             self.matcher.observe(embedding)
-            mismatch = self.matcher(pooled, *mixture.embedding(embedding))
+            mismatch = self.matcher(pooled, mixture(embedding))
             loss = loss + self.feature_weight * mismatch
         self._sums += torch.stack([loss.detach(), mismatch.detach(), torch.ones_like(mismatch)]).double()
         return loss
@@ -231,7 +224,7 @@ class EmbeddingMatcher(nn.Module):
     are kept in the checkpoint; to each deviation a tenth of their mean is added, so that features that hardly ever
     move do not count like the others.
 
-    Shape: (B, num_features), (B, embedding_size), bool (B,) -> scalar, the mean squared error of the rows known.
+    Shape: (B, num_features), (B, embedding_size) -> scalar, the mean squared error.
     """
 
     count: Tensor
@@ -245,11 +238,10 @@ class EmbeddingMatcher(nn.Module):
         self.register_buffer("mean", torch.zeros(embedding_size))
         self.register_buffer("squares", torch.zeros(embedding_size))  # sum of squared distances from the mean
 
-    def forward(self, pooled: Tensor, embedding: Tensor, known: Tensor) -> Tensor:
+    def forward(self, pooled: Tensor, embedding: Tensor) -> Tensor:
         deviation = (self.squares / self.count).sqrt()
         standardised = (embedding - self.mean) / (deviation + 0.1 * deviation.mean())
-        error = (self.linear(pooled) - standardised).square().mean(1)
-        return (error * known).sum() / known.sum().clamp(min=1)
+        return (self.linear(pooled) - standardised).square().mean()
 
     @torch.no_grad()
     def observe(self, embedding: Tensor) -> None:

@@ -98,9 +98,12 @@ def train(config: DictConfig, folder: Path) -> float:
     trainer.accumulate_grad_batches = accumulation(config.batch_size, config.data.batch_size, trainer.world_size)
     steps = limited(steps, trainer.limit_train_batches, trainer.accumulate_grad_batches)
     trainer.limit_train_batches = steps * trainer.accumulate_grad_batches
+    schedule = settings["objective"]
+    if config.decay_epochs is not None:
+        schedule = schedule | {"decay_start": max(0.0, 1 - config.decay_epochs / config.epochs)}
     model = build(settings["model"], num_classes=len(data.labels))
     if config.prior_bias:
-        start_from_priors(model, data.dataset("train").class_priors())
+        start_from_priors(model, data.class_priors())
     if isinstance(trainer.accelerator, CPUAccelerator):
         model = model.to(memory_format=torch.channels_last)  # a step of the study's models: 0.69 to 0.96 of the time
     teacher = next((callback for callback in trainer.callbacks if isinstance(callback, Teacher)), None)
@@ -121,11 +124,11 @@ def train(config: DictConfig, folder: Path) -> float:
             "clip_seconds": data.clip_seconds or data.dataset("train").samples / SAMPLE_RATE,
             "train_label_counts": sum(file.label_counts() for file in data.dataset("train").files).tolist(),
         },
-        **settings["objective"],
+        **schedule,
     )
     with held(folder) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
-            record(folder, settings, hashes)
+            record(folder, settings, hashes, last if resumed else None)
             parameters = sum(parameter.numel() for parameter in model.parameters())
             size = f"{parameters:,} parameters, epochs: {config.epochs}, steps of each: {steps:,}"
             _log.info("%s: %s", folder, size)
@@ -245,12 +248,21 @@ def restore_rows(logger: CSVLogger, kept: Path, step: int) -> None:
     kept.unlink()
 
 
-def record(folder: Path, settings: Any, hashes: Any) -> None:
-    """Write config.yaml and run.json. Raises ValueError where the folder's run had other settings."""
+def record(folder: Path, settings: Any, hashes: Any, last: Path | None) -> None:
+    """Write config.yaml and run.json.
+
+    last: the checkpoint to go on from, if there is one.
+
+    Raises ValueError if the folder's run had other settings. `epochs` and `decay_epochs` may differ as long as the
+    learning rate has not begun to decay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "config.yaml"
     if stored.exists():
-        changed = differences(OmegaConf.to_container(OmegaConf.load(stored)), settings)
+        old = OmegaConf.to_container(OmegaConf.load(stored))
+        if last is not None and is_constant(old, last) and is_constant(settings, last):
+            old = old | {name: settings[name] for name in ("epochs", "decay_epochs")}
+        changed = differences(old, settings)
         changed = [
             line
             for line in changed
@@ -274,6 +286,12 @@ def record(folder: Path, settings: Any, hashes: Any) -> None:
     }
     starts = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else []
     write(folder / "run.json", json.dumps([*starts, facts], indent=1))  # one entry a start: resumed runs have several
+
+
+def is_constant(settings: Any, last: Path) -> bool:
+    """Whether the learning rate has not begun to decay at `last`, under these settings."""
+    epoch = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+    return settings.get("decay_epochs") is not None and epoch < settings["epochs"] - settings["decay_epochs"]
 
 
 def data_hashes(data: Any) -> dict[str, dict[str, Any]]:

@@ -12,8 +12,6 @@ from preprocessing.audio import read_audio
 from preprocessing.augment import (
     ERASED_AREA,
     Augment,
-    Mixture,
-    join_clips,
     mixup,
     random_erasing,
     random_gain,
@@ -119,7 +117,7 @@ def test_mixup_is_linear_with_one_ratio():
     mixture = mixup(8, generator(3))
     assert sorted(mixture.permutation.tolist()) == list(range(8))
     expected = mixture.ratio * x + (1 - mixture.ratio) * x[mixture.permutation]
-    torch.testing.assert_close(mixture.blend(x), expected)
+    torch.testing.assert_close(mixture(x), expected)
     y = target.float()
     torch.testing.assert_close(mixture(target), mixture.ratio * y + (1 - mixture.ratio) * y[mixture.permutation])
     assert mixture(torch.rand(8, 3).half()).dtype == torch.float16
@@ -227,54 +225,3 @@ def test_gain_adds_decibels_to_each_clip():
     loud = log_mel > log_mel.amax((1, 2, 3), keepdim=True) - 2  # 60 dB, far from the floor
     torch.testing.assert_close(louder[loud], again[loud], atol=1e-3, rtol=0)
     assert random_gain(log_mel, generator(), 0.0) is log_mel
-
-
-def test_joined_clips_lie_side_by_side():
-    """The used clips are found again on the rotated canvas, the rest is silent or as faint as promised."""
-    clips = torch.rand(64, 100) + 1
-    canvases, used = join_clips(clips, generator(1), (4,))
-    assert canvases.shape == (16, 400)
-    assert set(used.sum(1).tolist()) == {1, 2, 3, 4}
-    noisy = 0
-    for canvas, own, slots in zip(canvases, clips.view(16, 4, 100), used, strict=True):
-        assert torch.equal(slots, torch.arange(4) < slots.sum())
-        expected = own[slots].flatten()
-        (start,) = (i for i in range(400) if torch.equal(canvas.roll(-i)[: len(expected)], expected))
-        rest = canvas.roll(-start)[len(expected) :]
-        assert (rest.abs() < 6 * 10 ** (-45 / 20)).all()
-        noisy += bool(rest.any())
-    assert 2 <= noisy <= 10
-
-
-def test_slots_are_drawn_for_each_batch():
-    source = generator(5)
-    shapes = [tuple(join_clips(torch.zeros(10, 4), source, (1, 1, 2, 4))[0].shape) for _ in range(400)]
-    assert set(shapes) == {(10, 4), (5, 8), (2, 16)}
-    assert 160 < shapes.count((10, 4)) < 240
-    assert 70 < shapes.count((5, 8)) < 130
-    clips = torch.rand(3, 4)
-    assert join_clips(clips, source, (4,)) == (clips, None)  # too few for a canvas: they stay single
-    before = source.get_state()
-    assert join_clips(clips, source) == (clips, None)
-    assert torch.equal(source.get_state(), before)  # switched off it takes no random number
-
-
-def test_joined_scores_and_embeddings():
-    """A class is heard where a used clip has it; a full canvas' embedding is the mean of its clips'."""
-    used = torch.tensor([[True, True], [True, False]])
-    scores = torch.tensor([[0.2, 0.9], [0.5, 0.1], [0.3, 0.4], [0.8, 0.8], [1.0, 1.0]])  # the fifth is left out
-    joined = Mixture(None, 1.0, used)
-    assert torch.equal(joined(scores), torch.tensor([[0.5, 0.9], [0.3, 0.4]]))
-    assert torch.equal(joined(scores > 0.45), torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
-    embedding, known = joined.embedding(scores)
-    torch.testing.assert_close(embedding[0], torch.tensor([0.35, 0.5]))
-    assert known.tolist() == [True, False]
-    mixed = Mixture(torch.tensor([1, 0]), 0.75, used)
-    torch.testing.assert_close(mixed(scores), torch.tensor([[0.45, 0.775], [0.35, 0.525]]))
-    assert mixed.embedding(scores)[1].tolist() == [False, False]  # mixed with what is not known
-
-
-def test_augment_joins_clips():
-    x, mixture = Augment(canvas_slots=(3,), mixup_alpha=0)(torch.randn(7, 3200), LogMel(), generator(2))
-    assert x.shape == (2, 1, 128, 31)
-    assert mixture(torch.ones(7, 5)).shape == (2, 5)
