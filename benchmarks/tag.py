@@ -127,13 +127,12 @@ def log_mel_ways(model: Path, clip: Path) -> None:
 def _log_mel_alone(model: Path) -> Any:
     """A session on the graph's front end: ONNX Runtime computes the rest too, whatever output is asked for."""
     import onnx
-    import onnxruntime
+
+    from preprocessing.onnx_session import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         onnx.utils.extract_model(str(model), f"{folder}/log_mel.onnx", ["waveform"], ["log_mel"])
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = 1
-        return onnxruntime.InferenceSession(f"{folder}/log_mel.onnx", settings)
+        return open_session(f"{folder}/log_mel.onnx", ["CPUExecutionProvider"])
 
 
 def best(work: Callable[[], object], rounds: int = 7) -> float:

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocessing.audio import SAMPLE_RATE
+from preprocessing.onnx_session import available_providers, open_session
+from preprocessing.terminal import first_line
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,24 +27,20 @@ class OnnxTeacher:
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
-        import onnxruntime
-
         if not Path(path).is_file():
             raise TeacherError(f"{path}: no such file; give an ONNX file, waveform to scores")
-        providers = [name for name in onnxruntime.get_available_providers() if name.startswith(("CUDA", "CPU"))]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        providers = [name for name in available_providers() if name.startswith(("CUDA", "CPU"))]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._session = open_session(path, providers, threads)
             self._input = self._session.get_inputs()[0].name
             outputs = [output.name for output in self._session.get_outputs()]
             self._outputs = ["scores" if "scores" in outputs else outputs[0]]
             self._outputs += ["embedding"] if "embedding" in outputs else []
             scores, embedding = self(np.zeros((2, SAMPLE_RATE), np.float32))
         except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-            raise TeacherError(f"{path}: no ONNX model from waveforms (B, samples) to scores ({reason})") from error
+            raise TeacherError(
+                f"{path}: no ONNX model from waveforms (B, samples) to scores ({first_line(error)})"
+            ) from error
         if scores.ndim != 2 or len(scores) != 2 or (embedding is not None and embedding.ndim != 2):
             raise TeacherError(f"{path}: its scores have the shape {scores.shape[1:]} a waveform, not (classes,)")
         self.num_classes = int(scores.shape[1])

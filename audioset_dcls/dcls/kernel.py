@@ -110,7 +110,8 @@ def construct_kernel(
         raise ValueError(f"positions {tuple(positions.shape)} should be {(len(sizes), *weight.shape)}")
     if has_deviations(interpolation) and (deviations is None or deviations.shape != positions.shape):
         raise ValueError(f"{interpolation!r} needs deviations of shape {tuple(positions.shape)}")
-    with torch.autocast(weight.device.type, enabled=False):
+    device = "cpu" if weight.is_meta else weight.device.type  # autocast knows no meta tensors
+    with torch.autocast(device, enabled=False):
         return _contract(weight, _profiles(positions, deviations, sizes, interpolation), interpolation)
 
 

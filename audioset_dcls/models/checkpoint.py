@@ -16,6 +16,11 @@ import difflib
 import hashlib
 import json
 import logging
+import math
+import pickletools
+import re
+import reprlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +30,25 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from audioset_dcls.dcls import fold
+from audioset_dcls.dcls import dcls_layers, fold
 from audioset_dcls.folders import cache_folder, data_folder
 from audioset_dcls.models.download import download, sha256_of
 from audioset_dcls.models.published import convert_published, is_published, published_config
-from audioset_dcls.models.trunks import AudioTagger, create_model, reparameterize
+from audioset_dcls.models.trunks import NUM_CLASSES, AudioTagger, check_config, create_model, reparameterize
+from preprocessing import checks
+from preprocessing.files import atomic_write
+from preprocessing.terminal import first_line, printable
 
 _HEADER = "audioset_dcls"
 _VERSION = 1
+_MOST_KERNEL_CELLS = 2**28  # of all DCLS layers, 1 GB: ConvNeXt-L has 2**24 with the paper's 23 x 23
+# Names that weights, and what Lightning stores beside them, need in a pickle. None takes a size to allocate.
+_PLAIN_GLOBALS = re.compile(
+    r"collections (OrderedDict|defaultdict|Counter)"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
+    r"|torch (\w+Storage|Size|device|b?float\d+|u?int\d+|bool)"
+    r"|argparse Namespace"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -94,20 +110,15 @@ def save_checkpoint(
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     header = checkpoint_header(model, labels, metadata)
     weights = {f"model.{name}": tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
+    with atomic_write(path) as unfinished:
         if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
             # the format has no shared tensors: each layer gets its own copy of the positions it shares
             weights = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
-            save_file(weights, unfinished, metadata={_HEADER: json.dumps(header)})
+            unfinished.write_bytes(save(weights, metadata={_HEADER: json.dumps(header)}))
         else:
             torch.save({_HEADER: header, "state_dict": weights}, unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def load_checkpoint(source: str | Path) -> AudioTagger:
@@ -123,28 +134,48 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
     content = _read(path)
     try:
         config, labels, metadata, weights = _own(content) if _HEADER in content else _published(content)
-        model = create_model(**config)
+        _check_tensors(weights)
+        check_config(config)
+        if labels is not None:
+            labels = checks.labels(labels, config["num_classes"])
+        with torch.device("meta"):  # takes no memory, whatever the config says
+            _check_shapes(_build(config, weights), weights)
+        model = _build(config, weights)
     except KeyError as error:
         raise CheckpointError(f"{path}: damaged: it has no entry {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if model.config["dcls"] and not any(key.endswith(".positions") for key in weights):
-        fold(model)
-    if any(".reparam_conv." in key for key in weights):
-        reparameterize(model)
-    _load_weights(model, weights, path)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {first_line(error)}") from error
+    model.load_state_dict(weights)
     if labels is not None:
-        model.labels = tuple(labels)
+        model.labels = labels
     model.metadata = metadata
     return model.eval()
 
 
-def _own(content: dict[str, Any]) -> tuple[dict[str, Any], list[str] | None, dict[str, Any], dict[str, Tensor]]:
+def _build(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> AudioTagger:
+    """The model of a config in the form of the weights: with DCLS layers or folded, with branches or merged."""
+    blocks = sum(config.get("depths", ())) + sum(config.get("layers", ()))
+    if blocks > len(weights):
+        raise ValueError(f"{blocks} blocks for {len(weights)} weights")
+    model = create_model(**config)
+    if model.config["dcls"] and not any(key.endswith(".positions") for key in weights):
+        fold(model)
+    if any(".reparam_conv." in key for key in weights):
+        reparameterize(model)
+    return model
+
+
+def _own(content: dict[str, Any]) -> tuple[dict[str, Any], Any, dict[str, Any], dict[str, Tensor]]:
     header, weights = content[_HEADER], content.get("ema_state_dict") or content["state_dict"]
-    if header["version"] > _VERSION:
+    if not isinstance(header, dict) or not isinstance(weights, dict):
+        raise ValueError("damaged: its header or weights are no dictionary")
+    if checks.integer(header["version"], "version", 1, 10**6) > _VERSION:
         raise ValueError("written by a newer audioset-dcls; update it to load this checkpoint")
+    config, metadata = header["model"], checks.plain(header["metadata"], "metadata")
+    if not isinstance(config, dict) or not isinstance(metadata, dict):
+        raise ValueError("damaged: its model or metadata is no dictionary")
     weights = {key.removeprefix("model."): weights[key] for key in weights if key.startswith("model.")}
-    return header["model"], header["labels"], header["metadata"], weights
+    return {"num_classes": NUM_CLASSES, "name": config["name"], **config}, header["labels"], metadata, weights
 
 
 def _published(content: dict[str, Any]) -> tuple[dict[str, Any], None, dict[str, Any], dict[str, Tensor]]:
@@ -155,7 +186,17 @@ def _published(content: dict[str, Any]) -> tuple[dict[str, Any], None, dict[str,
     return published_config(weights), None, {}, convert_published(weights)
 
 
-def _load_weights(model: AudioTagger, weights: Mapping[str, Tensor], path: Path) -> None:
+def _check_tensors(weights: Mapping[str, Any]) -> None:
+    """Raise ValueError for weights that are no plain tensors, or that claim more elements than the file holds."""
+    for key, value in weights.items():
+        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
+            raise ValueError(f"damaged: {reprlib.repr(key)} is no plain tensor")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"damaged: {reprlib.repr(key)} is larger than what the file holds of it")
+
+
+def _check_shapes(model: AudioTagger, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the weights are the model's, by name and shape."""
     expected = model.state_dict()
     missing = [key for key in expected if key not in weights]
     unknown = [key for key in weights if key not in expected]
@@ -166,8 +207,10 @@ def _load_weights(model: AudioTagger, weights: Mapping[str, Tensor], path: Path)
         if keys
     ]
     if problems:
-        raise CheckpointError(f"{path}: not the weights of {model.config['name']}: {', '.join(problems)}")
-    model.load_state_dict(weights)
+        raise ValueError(f"not the weights of {model.config['name']}: {', '.join(problems)}")
+    kernels = sum(layer.weight.shape[0] * math.prod(layer.dilated_kernel_size) for layer in dcls_layers(model))
+    if kernels > _MOST_KERNEL_CELLS:
+        raise ValueError(f"its kernels would have {kernels:,} cells, more than {_MOST_KERNEL_CELLS:,}")
 
 
 def _locate(source: str | Path) -> Path:
@@ -219,22 +262,50 @@ def _cached(url: str, name: str, sha256: str | None) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     """The dictionary in a file of torch's or safetensors' format, as plain types and tensors."""
-    file_format = _check_format(path)
-    if file_format == "safetensors":
+    if _check_format(path) == "safetensors":
         return _read_safetensors(path)
     try:
+        _check_archive(path)
         # DCLS-Audio's training script stores its command-line arguments: a Namespace of plain values
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=file_format == "zip")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises a dozen types on bytes that are not its own
-        raise CheckpointError(f"{path}: {_why_unreadable(path)}") from error
+        raise CheckpointError(f"{path}: damaged or truncated; download or copy it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
     return content
 
 
+def _check_archive(path: Path) -> None:
+    """Raise CheckpointError if an archive of torch.save could take more memory than its size, or run code.
+
+    weights_only=True alone lets a file call `bytearray` and `torch.Tensor` with any size.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError(f"{path}: refused: its entries are compressed, torch.save writes none; save it again")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise CheckpointError(f"{path}: refused: its entries claim more bytes than the file has")
+        (pickled,) = (entry for entry in entries if entry.filename.endswith("/data.pkl"))
+        named = {
+            str(argument)
+            for opcode, argument, _ in pickletools.genops(archive.read(pickled))
+            if opcode.name == "GLOBAL"
+        }
+    refused = sorted(name.replace(" ", ".") for name in named if not _PLAIN_GLOBALS.fullmatch(name))
+    if refused:
+        names = printable(", ".join(refused[:3]))
+        raise CheckpointError(
+            f"{path}: refused: it holds objects that can run code or take memory ({names}); "
+            "ask for a file of weights only"
+        )
+
+
 def _check_format(path: Path) -> str:
-    """ "zip" or "pickle" for torch's two formats, or "safetensors"; raises CheckpointError for anything else."""
+    """ "zip" for torch's format, or "safetensors"; raises CheckpointError for anything else."""
     with path.open("rb") as file:
         start = file.read(512)
     if path.suffix == ".onnx":
@@ -242,7 +313,10 @@ def _check_format(path: Path) -> str:
     if start.startswith(b"PK"):
         return "zip"
     if start.startswith(b"\x80"):
-        return "pickle"
+        raise CheckpointError(
+            f"{path}: damaged or truncated, or in torch's format of before 1.6, which is not read: its sizes cannot be "
+            "checked; save it again with a newer torch"
+        )
     if start[8:9] == b"{":
         return "safetensors"
     looks = "empty" if not start else "a web page" if b"<html" in start.lower() else "no checkpoint"
@@ -256,16 +330,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
             header = (file.metadata() or {}).get(_HEADER)
-        return {_HEADER: json.loads(header), "state_dict": tensors} if header else tensors
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({error}); download or copy it again") from error
-
-
-def _why_unreadable(path: Path) -> str:
-    try:
-        objects = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except Exception:  # not even the archive's directory can be read
-        objects = []
-    if objects:
-        return f"refused: it holds objects that can run code ({', '.join(objects[:3])}); ask for a file of weights only"
-    return "damaged or truncated; download or copy it again"
+        return {_HEADER: checks.parse_json(header, "its header"), "state_dict": tensors} if header else tensors
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or truncated ({first_line(error)}); download or copy it again"
+        ) from error

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from typing import Any
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, get_args
 
 import timm
 import torch
@@ -17,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from audioset_dcls.dcls import dcls_layers, replace_depthwise
 from audioset_dcls.dcls.kernel import Interpolation
+from preprocessing import checks
 from preprocessing.constants import MEAN, POWER_FLOOR, STD
 from preprocessing.labels import labels
 
@@ -28,6 +33,39 @@ FAMILIES = {  # module of timm -> names to show a user who asks for another
     "timm.models.convnext": "convnext_*, convnextv2_*",
     "timm.models.metaformer": "convformer_*, caformer_*, poolformer*",
     "timm.models.fastvit": "fastvit_*",
+}
+
+
+def _check_name(name: Any, key: str) -> None:
+    """Raise ValueError for what is no model of FAMILIES in timm's own registry, a hub's address for example."""
+    architecture = name.split(".")[0] if isinstance(name, str) and re.fullmatch(r"\w{1,64}(\.\w{1,64})?", name) else ""
+    known = [model for family in FAMILIES for model in timm.list_models(module=family.rsplit(".", 1)[1])]
+    if architecture not in known:
+        close = difflib.get_close_matches(architecture, known, n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        families = "; ".join(FAMILIES.values())
+        raise ValueError(f"no audio stem is known for {reprlib.repr(name)}; known are {families}{hint}")
+
+
+# Option of `create_model` that a checkpoint stores -> check of its value. Nothing else may come from a file: timm would
+# load weights from, and write to, places that its other options name.
+CONFIG_CHECKS: dict[str, Callable[[Any, str], object]] = {
+    "name": _check_name,
+    "dcls": checks.flag,
+    "num_classes": partial(checks.integer, low=1, high=checks.MOST_CLASSES),
+    "drop_path_rate": partial(checks.number, low=0, high=0.99),
+    "kernel_count": partial(checks.integer, low=1, high=4096),
+    "dilated_kernel_size": partial(checks.integer, low=1, high=127),  # beyond, it would reach past the 64 mel rows
+    "interpolation": partial(checks.choice, known=get_args(Interpolation)),
+    "share_positions": checks.flag,
+    "position_std": partial(checks.number, low=0, high=100),
+    "drop_rate": partial(checks.number, low=0, high=0.99),
+    "depths": partial(checks.integers, count=4, low=1, high=128),
+    "dims": partial(checks.integers, count=4, low=1, high=8192),
+    "layers": partial(checks.integers, count=4, low=1, high=128),
+    "embed_dims": partial(checks.integers, count=4, low=1, high=8192),
+    "ls_init_value": partial(checks.number, low=0, high=100),
+    "conv_mlp": checks.flag,
 }
 
 
@@ -96,7 +134,7 @@ def create_model(
     interpolation: Interpolation = "gauss",
     share_positions: bool = True,
     position_std: float = 0.5,
-    **timm_kwargs: Any,
+    **trunk_options: Any,
 ) -> AudioTagger:
     """An audio tagger on a timm trunk: (B, 1, 128, frames) normalised log-mel -> (B, num_classes) logits.
 
@@ -108,16 +146,31 @@ def create_model(
         classifier start anew; DCLS elements are fitted to the trained 7 x 7 kernels.
     share_positions: one set of positions and standard deviations for all layers with the same number of channels.
     position_std: how far, in cells, positions start from the kernel's centre.
-    timm_kwargs: go to `timm.create_model`, e.g. `drop_rate=0.1` for dropout before the classifier, or other sizes:
-        `depths` and `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT.
+    trunk_options: go to `timm.create_model`: `drop_rate` for dropout before the classifier; other sizes, `depths` and
+        `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT (four each); `ls_init_value` and
+        `conv_mlp` of a ConvNeXt. No others, so that a checkpoint's config can never do more than name sizes.
 
-    Raises ValueError for a name without a known stem, or dcls=True on a trunk without 7 x 7 depthwise convolutions, and
-    RuntimeError where timm has no ImageNet weights or cannot fetch them.
+    Raises ValueError for a name without a known stem, an option that is unknown or out of bounds (see
+    `check_config`), or dcls=True on a trunk without 7 x 7 depthwise convolutions, and RuntimeError where timm has no
+    ImageNet weights or cannot fetch them.
 
     >>> create_model("convnext_atto")(torch.zeros(2, 1, 128, 1001)).shape
     torch.Size([2, 527])
     """
-    trunk = _timm_trunk(name, pretrained, num_classes=num_classes, drop_path_rate=drop_path_rate, **timm_kwargs)
+    config = {
+        "name": name,
+        "dcls": dcls,
+        "num_classes": num_classes,
+        "drop_path_rate": drop_path_rate,
+        "kernel_count": kernel_count,
+        "dilated_kernel_size": dilated_kernel_size,
+        "interpolation": interpolation,
+        "share_positions": share_positions,
+        "position_std": position_std,
+        **trunk_options,
+    }
+    check_config(config)
+    trunk = _timm_trunk(name, pretrained, num_classes=num_classes, drop_path_rate=drop_path_rate, **trunk_options)
     _replace_stem(trunk)
     _match_published_norm(trunk)
     if dcls:
@@ -132,19 +185,15 @@ def create_model(
         )
         if not replaced:
             raise ValueError(f"{name} has no 7 x 7 depthwise convolutions for DCLS to replace; pass dcls=False")
-    config = {
-        "name": name,
-        "dcls": dcls,
-        "num_classes": num_classes,
-        "drop_path_rate": drop_path_rate,
-        "kernel_count": kernel_count,
-        "dilated_kernel_size": dilated_kernel_size,
-        "interpolation": interpolation,
-        "share_positions": share_positions,
-        "position_std": position_std,
-        **timm_kwargs,
-    }
     return AudioTagger(trunk, config)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option of `create_model` that is none of CONFIG_CHECKS or has a value out of bounds."""
+    for key, value in config.items():
+        if key not in CONFIG_CHECKS:
+            raise ValueError(f"{reprlib.repr(key)} is no option of a model; known are {', '.join(CONFIG_CHECKS)}")
+        CONFIG_CHECKS[key](value, key)
 
 
 def _audioset_labels(num_classes: int) -> tuple[str, ...] | None:
@@ -152,13 +201,7 @@ def _audioset_labels(num_classes: int) -> tuple[str, ...] | None:
 
 
 def _timm_trunk(name: str, pretrained: bool | str, **kwargs: Any) -> Any:
-    architecture = name.split(".")[0]
-    known = [model for family in FAMILIES for model in timm.list_models(module=family.rsplit(".", 1)[1])]
-    if architecture not in known:
-        close = difflib.get_close_matches(architecture, known, n=3)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise ValueError(f"no audio stem is known for {name!r}; known are {'; '.join(FAMILIES.values())}{hint}")
-    if architecture.startswith("convformer") and kwargs.keys() & {"depths", "dims"} and not pretrained:
+    if name.startswith("convformer") and kwargs.keys() & {"depths", "dims"} and not pretrained:
         return MetaFormer(token_mixers=SepConv, norm_layers=LayerNorm2dNoBias, **kwargs)  # timm's takes no other sizes
     if isinstance(pretrained, str):
         kwargs["pretrained_cfg_overlay"] = {"file": pretrained}

@@ -78,7 +78,7 @@ def tag(
         try:
             summary = run(inputs, tagger, options, outputs, resume, quiet)
             sys.stdout.flush()
-        except (UsageError, JournalError) as error:
+        except (UsageError, JournalError, ModelError) as error:
             _stop(USAGE, str(error))
     except BrokenPipeError:  # `dcls-tag ... | head`
         _abandon_stdout()

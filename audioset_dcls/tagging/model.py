@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,13 @@ from typing import Any
 import numpy as np
 
 from audioset_dcls.folders import cache_folder, data_folder
+from preprocessing import checks
+from preprocessing.onnx_session import available_providers, open_session
+from preprocessing.terminal import first_line
 
 EMBEDDED = "tagger.onnx"  # in checkpoints/: what `Tagger()` opens
+SAMPLE_RATES = (1_000, 384_000)  # Hz that a file may ask for
+SECONDS = (0.1, 3600.0)  # that its window and hop may last
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -30,46 +34,37 @@ class OnnxModel:
     """
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
-        import onnxruntime
-
-        self.path = Path(path)
+        self.path, self.device = Path(path), device
         if device not in PROVIDERS:
             raise ModelError(f"device {device!r} is unknown; use one of {', '.join(PROVIDERS)}")
-        if PROVIDERS[device] not in onnxruntime.get_available_providers():
+        if PROVIDERS[device] not in available_providers():
             raise ModelError(
                 f"device {device!r}: this onnxruntime has no CUDA; pip install onnxruntime-gpu, or use cpu"
             )
-        onnxruntime.set_default_logger_severity(3)  # its warnings about the machine tell a user nothing
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        settings.intra_op_num_threads = 1
-        settings.enable_mem_pattern = False  # plans memory for one shape; clips come in all lengths
         try:
-            self._session = onnxruntime.InferenceSession(str(self.path), settings, providers=[PROVIDERS[device]])
-        except Exception as error:  # onnxruntime's exceptions share no base class
+            # no memory pattern: it would be for one length, and clips come in all
+            self._session = open_session(self.path, [PROVIDERS[device]], memory_pattern=False)
+        except ValueError as error:
             raise ModelError(f"{self.path}: {_why_unreadable(self.path, error)}") from error
-        self.device = device
-        properties = self._session.get_modelmeta().custom_metadata_map
-        inputs, outputs = (
-            self._session.get_inputs(),
-            {output.name: output.shape for output in self._session.get_outputs()},
-        )
-        if (
-            [i.name for i in inputs] != ["waveform"]
-            or not {"scores", "embedding"} <= outputs.keys()
-            or "labels" not in properties
-        ):
-            raise ModelError(f"{self.path}: not a tagger written by dcls-export; export the checkpoint with it")
-        self.metadata = {key: _plain(value) for key, value in properties.items()}
-        self.labels: tuple[str, ...] = tuple(self.metadata.pop("labels"))
-        self.sample_rate = int(self.metadata.pop("sample_rate"))
+        try:
+            self.labels, self.sample_rate, self.metadata = _facts(self._session)
+        except ValueError as error:
+            raise ModelError(f"{self.path}: {error}; export the checkpoint again with dcls-export") from None
 
     def run(self, waveforms: np.ndarray, outputs: Sequence[str] = ("scores",)) -> list[np.ndarray]:
         """waveforms (B, samples) float32 -> the named outputs, each with B rows.
 
         "scores" (B, C) independent sigmoid probabilities; "embedding" (B, D); "log_mel" (B, 1, 128, frames) normalised.
+        Raises ModelError if the file is no such model after all.
         """
-        return self._session.run(list(outputs), {"waveform": np.ascontiguousarray(waveforms, np.float32)})
+        try:
+            values = self._session.run(list(outputs), {"waveform": np.ascontiguousarray(waveforms, np.float32)})
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise ModelError(f"{self.path}: fails on a waveform of {waveforms.shape} ({first_line(error)})") from error
+        shapes = dict(zip(outputs, (value.shape for value in values), strict=True))
+        if shapes.get("scores", (0, len(self.labels)))[1:] != (len(self.labels),):
+            raise ModelError(f"{self.path}: scores of shape {shapes['scores']} for {len(self.labels)} labels")
+        return values
 
 
 def open_model(model: str | Path | None = None, device: str = "cpu") -> OnnxModel:
@@ -121,10 +116,33 @@ def _exported(model: str | Path) -> Path:
     return target
 
 
+def _facts(session: Any) -> tuple[tuple[str, ...], int, dict[str, Any]]:
+    """Labels, sample rate in Hz, and the rest of what a tagger's file says of itself. Raises ValueError."""
+    properties = session.get_modelmeta().custom_metadata_map
+    inputs = [(given.name, given.type, len(given.shape)) for given in session.get_inputs()]
+    outputs = {output.name: output for output in session.get_outputs()}
+    if inputs != [("waveform", "tensor(float)", 2)] or not {"scores", "embedding"} <= outputs.keys():
+        raise ValueError("not a tagger written by dcls-export")
+    if not {"labels", "sample_rate"} <= properties.keys():
+        raise ValueError("not a tagger written by dcls-export: it lacks labels or sample rate")
+    labels = checks.labels(checks.parse_json(properties["labels"], "labels"))
+    classes = (outputs["scores"].shape or [None])[-1]
+    if isinstance(classes, int) and classes != len(labels):
+        raise ValueError(f"{len(labels)} labels for {classes} scores")
+    rate = checks.integer(checks.parse_json(properties["sample_rate"], "sample_rate"), "sample_rate", *SAMPLE_RATES)
+    metadata = {key: _plain(value) for key, value in properties.items() if key not in ("labels", "sample_rate")}
+    if "clip_seconds" in metadata:
+        checks.number(metadata["clip_seconds"], "clip_seconds", *SECONDS)
+    if "hop_seconds" in metadata:
+        checks.number(metadata["hop_seconds"], "hop_seconds", SECONDS[0], metadata.get("clip_seconds", SECONDS[1]))
+    return labels, rate, metadata
+
+
 def _plain(value: str) -> Any:
+    """What `dcls-export` wrote: JSON, or a text as it is."""
     try:
-        return json.loads(value)
-    except json.JSONDecodeError:
+        return checks.plain(checks.parse_json(value, ""), "")
+    except ValueError:
         return value
 
 
@@ -135,5 +153,4 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the model; run git lfs pull"
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    return f"no ONNX model that ONNX Runtime can open; copy or export it again ({reason})"
+    return f"no ONNX model that ONNX Runtime can open; copy or export it again ({error})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from audioset_dcls.dcls import fold
 from audioset_dcls.evaluation.predictions import Predictions, length_name
 from audioset_dcls.models import load_checkpoint
+from preprocessing import checks
 from preprocessing.hdf5 import INT16_SCALE, SAMPLE_RATE, ClipFile
 from preprocessing.log_mel import LogMel
+from preprocessing.onnx_session import available_providers, open_session
+from preprocessing.terminal import first_line
 
 
 class Scorer(NamedTuple):
@@ -147,29 +149,34 @@ def _torch_scorer(model_path: str | Path, device: str) -> Scorer:
 
 
 def _onnx_scorer(path: Path, device: str) -> Scorer:
-    import onnxruntime
-
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; export one with dcls-export")
-    providers = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
+    available = [name for name in wanted if name in available_providers()]
     try:
-        available = [name for name in providers if name in onnxruntime.get_available_providers()]
-        session = onnxruntime.InferenceSession(str(path), options, providers=[*available, "CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises a dozen types on bytes that are not its own
+        session = open_session(path, [*available, "CPUExecutionProvider"], torch.get_num_threads())
+    except ValueError as error:
         raise ValueError(f"{path}: not a readable ONNX file; export it again with dcls-export ({error})") from error
-    metadata = session.get_modelmeta().custom_metadata_map
+    properties = session.get_modelmeta().custom_metadata_map
     outputs = [output.name for output in session.get_outputs()]
-    if "labels" not in metadata or "scores" not in outputs:
+    if "labels" not in properties or "scores" not in outputs:
         raise ValueError(f"{path}: no tagger exported by dcls-export (it lacks the output 'scores' or the labels)")
+    try:
+        labels = checks.labels(checks.parse_json(properties["labels"], "labels"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; export it again with dcls-export") from None
     given = session.get_inputs()[0].name
 
     def score(waveform: Tensor) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = session.run(["scores"], {given: (waveform.float() / INT16_SCALE).numpy()})[0]
+        try:
+            scores: NDArray[np.float32] = session.run(["scores"], {given: (waveform.float() / INT16_SCALE).numpy()})[0]
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise ValueError(f"{path}: fails on waveforms {tuple(waveform.shape)} ({first_line(error)})") from error
+        if scores.shape != (len(waveform), len(labels)):
+            raise ValueError(f"{path}: scores of shape {scores.shape} for {len(labels)} labels")
         return scores
 
-    return Scorer(score, tuple(json.loads(metadata["labels"])), dict(metadata), None)
+    return Scorer(score, labels, dict(properties), None)
 
 
 def _cut(waveform: Tensor, seconds: float | None) -> Tensor:

@@ -1,0 +1,47 @@
+"""The one place that imports ONNX Runtime and opens its sessions, with its telemetry off. Runs without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from preprocessing.terminal import first_line
+
+# ONNX Runtime 1.32 writes a device id below ~/.cache/Microsoft and reports to its maker unless this is set before it is
+# imported. It is set when this module is imported, so that onnxruntime.quantization and child processes are covered.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+_ERRORS_ONLY = 3  # ONNX Runtime's log severity: its warnings about the machine tell a user nothing
+
+
+def onnx_runtime() -> ModuleType:
+    """The module `onnxruntime`, quiet and without telemetry."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+    return onnxruntime
+
+
+def available_providers() -> list[str]:
+    """Names of the execution providers that this ONNX Runtime has, e.g. "CPUExecutionProvider"."""
+    return list(onnx_runtime().get_available_providers())
+
+
+def open_session(path: str | Path, providers: Sequence[str], threads: int = 1, memory_pattern: bool = True) -> Any:
+    """An `onnxruntime.InferenceSession` on an ONNX file.
+
+    threads: for one operator. memory_pattern: plan memory for the first shape; False for inputs of varying length.
+    Raises ValueError with the first line of what ONNX Runtime says of a file that it cannot open.
+    """
+    runtime = onnx_runtime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    options.enable_mem_pattern = memory_pattern
+    try:
+        return runtime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise ValueError(first_line(error)) from error

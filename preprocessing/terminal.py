@@ -1,0 +1,49 @@
+"""Text of others on its way to a terminal: file names, labels, metadata, error messages that quote them."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters (escape sequences begin with one), what parts lines, what reverses the direction of writing, and
+# the halves of surrogate pairs that stand for undecodable bytes in file names.
+_UNSAFE = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_NOT_IN_A_LINE = re.compile(f"[{_UNSAFE}]")
+_NOT_IN_A_CELL = re.compile(f"(?![\t\n])[{_UNSAFE}]")
+_LONGEST_REASON = 400  # characters
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - spreadsheets take the full-width signs for formulas too
+
+
+def printable(text: object) -> str:
+    r"""`text` as one line that cannot move the cursor, change colours or look like other lines.
+
+    Letters of every script stay as they are; control characters appear as Python would write them.
+
+    >>> print(printable("a\x1b[31mb\nc 音"))
+    a\x1b[31mb\nc 音
+    """
+    return _NOT_IN_A_LINE.sub(_escaped, str(text))
+
+
+def first_line(error: Exception) -> str:
+    """The start of an error message of another library, for use within a line of ours."""
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST_REASON])
+
+
+def json_text(text: str) -> str:
+    """JSON as it is, but for characters that a terminal would act on: those as JSON's own escapes."""
+    return _NOT_IN_A_CELL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def csv_cell(value: object) -> object:
+    """A value for a cell of a CSV: text that a spreadsheet would run as a formula gets a leading apostrophe.
+
+    Line feeds and tabs stay, as CSV can hold them; other control characters are escaped. Numbers stay numbers.
+    """
+    if not isinstance(value, str):
+        return value
+    guarded = f"'{value}" if value.startswith(_FORMULA) else value
+    return _NOT_IN_A_CELL.sub(_escaped, guarded)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
