@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import preprocessing  # noqa: F401 - turns ONNX Runtime's telemetry off before another library imports it
+
 if TYPE_CHECKING:
     from audioset_dcls.models.checkpoint import load_checkpoint
     from audioset_dcls.models.trunks import create_model

@@ -1,18 +1,16 @@
-"""The one place that imports ONNX Runtime and opens its sessions, with its telemetry off. Runs without torch."""
+"""The one place that imports ONNX Runtime and opens its sessions. Runs without torch.
+
+Its telemetry is off: the package's `__init__` sees to that before any other library can import it.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from preprocessing.terminal import first_line
-
-# ONNX Runtime 1.32 writes a device id below ~/.cache/Microsoft and reports to its maker unless this is set before it is
-# imported. It is set when this module is imported, so that onnxruntime.quantization and child processes are covered.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity: its warnings about the machine tell a user nothing
 
@@ -23,6 +21,14 @@ def onnx_runtime() -> ModuleType:
 
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     return onnxruntime
+
+
+def onnx_quantization() -> ModuleType:
+    """The module `onnxruntime.quantization`, with its `shape_inference` imported."""
+    import onnxruntime.quantization
+    import onnxruntime.quantization.shape_inference
+
+    return onnxruntime.quantization
 
 
 def available_providers() -> list[str]:

@@ -28,6 +28,7 @@ from audioset_dcls.tagging.tagger import LONGEST_WINDOW, cut_windows
 from preprocessing.audio import iter_audio
 from preprocessing.constants import HOP, N_FFT, SAMPLE_RATE
 from preprocessing.labels import labels as audioset_labels
+from preprocessing.onnx_session import onnx_quantization
 
 FORMAT = "1"  # of the metadata and the outputs; also in the names of cached exports
 PRECISIONS = ("float32", "float16", "int8")
@@ -219,16 +220,9 @@ def _store_as_float16(source: Path, target: Path) -> Path:
 
 def _quantize(plain: Path, folder: Path, windows: list[np.ndarray]) -> tuple[str, Path, Loss]:
     """The better of static and dynamic int8."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_dynamic,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    quantization = onnx_quantization()
 
-    class Windows(CalibrationDataReader):
+    class Windows(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def __init__(self) -> None:
             self._remaining = iter(windows)
 
@@ -237,27 +231,27 @@ def _quantize(plain: Path, folder: Path, windows: list[np.ndarray]) -> tuple[str
             return None if waveform is None else {"waveform": waveform}
 
     prepared = folder / "prepared.onnx"
-    quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+    quantization.shape_inference.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
     excluded = _not_quantized(prepared)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         static, dynamic = folder / "static.onnx", folder / "dynamic.onnx"
-        quantize_static(
+        quantization.quantize_static(
             str(prepared),
             str(static),
             Windows(),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=["Conv", "MatMul", "Gemm"],
             nodes_to_exclude=excluded,
         )
-        quantize_dynamic(
+        quantization.quantize_dynamic(
             str(prepared),
             str(dynamic),
             per_channel=True,
-            weight_type=QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=["Conv", "MatMul", "Gemm"],
             nodes_to_exclude=excluded,
         )
