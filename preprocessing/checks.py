@@ -13,7 +13,7 @@ from typing import Any
 
 MOST_CLASSES = 100_000
 _LONGEST_LABEL = 1000  # characters
-_LARGEST_TEXT = 64 * 2**20  # bytes of a JSON or YAML file
+_LARGEST_TEXT = 64 * 2**20  # bytes of a YAML file
 _DEEPEST = 32  # levels of lists and dictionaries
 _MOST_VALUES = 10_000_000
 
@@ -91,14 +91,6 @@ def parse_json(text: str | bytes, name: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is no JSON ({error})") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises OSError where it cannot be read."""
-    content = parse_json(_small_text(path), path.name)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
-    return content
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from preprocessing.audio import SAMPLE_RATE
 from preprocessing.hdf5 import ClipFile, ClipFileError, clip_id
+from preprocessing.hdf5_checks import dataset, texts
+from preprocessing.npz import read_npz
 
 STORED = "stored"
 """The teacher's name where the files have its scores themselves."""
@@ -159,17 +161,18 @@ class TeacherScores:
         self._scores: npt.NDArray[np.float16] | None = None
         try:
             if h5py.is_hdf5(self.path):
-                names, columns = self._dataset("audio_name")[:], self._dataset("teacher").shape[1]
+                names = texts(self._open(), "audio_name")
+                columns = dataset(self._open(), "teacher", "f", 2, len(names)).shape[1]
             else:
-                with np.load(self.path, allow_pickle=False) as arrays:
-                    names, self._scores = arrays["audio_name"], arrays["teacher"].astype(np.float16)
+                names = read_npz(self.path, "audio_name", "SU", 1)
+                self._scores = read_npz(self.path, "teacher", "f", 2).astype(np.float16)
                 columns = self._scores.shape[1]
         except (OSError, KeyError, ValueError, IndexError) as error:
             raise ClipFileError(f"{path}: no HDF5 or npz with audio_name and teacher ({error})") from None
         if columns != num_classes:
             raise ClipFileError(f"{path}: scores of {columns} classes for {num_classes} labels")
-        texts = (name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
-        row_of_id = {clip_id(text): row for row, text in enumerate(texts)}
+        found = (name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+        row_of_id = {clip_id(text): row for row, text in enumerate(found)}
         rows = [row_of_id.get(clip_id(name), -1) for name in audio_names]
         if lacking := rows.count(-1):
             raise ClipFileError(f"{path}: lacks {lacking} of the clips, {audio_names[rows.index(-1)]} is one")
@@ -178,15 +181,15 @@ class TeacherScores:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_file": None, "_pid": -1}
 
-    def _dataset(self, name: str) -> h5py.Dataset:
+    def _open(self) -> h5py.File:
         if self._file is None or self._pid != os.getpid():
             self._file, self._pid = h5py.File(self.path, "r", locking="best-effort"), os.getpid()
-        return self._file[name]
+        return self._file
 
     def read(self, clips: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
         """(B, C) scores of clips (B,)."""
         rows = self._rows[clips]
         if self._scores is not None:
             return self._scores[rows]
-        dataset = self._dataset("teacher")
-        return np.stack([dataset[row] for row in rows.tolist()]).astype(np.float16)
+        scores = self._open()["teacher"]
+        return np.stack([scores[row] for row in rows.tolist()]).astype(np.float16)

@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import shutil
 import zlib
 from collections.abc import Iterable, Sequence
@@ -33,11 +34,17 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from preprocessing import checks
 from preprocessing.audio import SAMPLE_RATE
+from preprocessing.files import no_links
+from preprocessing.hdf5_checks import attribute, dataset, texts
 from preprocessing.labels import labels as audioset_labels
+from preprocessing.terminal import first_line
 
 CLIP_SAMPLES = 10 * SAMPLE_RATE
 INT16_SCALE = 32_767  # PANNs': 1.0 <-> 32767
+LONGEST_CLIP = 600 * SAMPLE_RATE  # samples of a clip in a file that is read
+WIDEST_EMBEDDING = 65_536
 _HEADER_BYTES = 4096  # room for HDF5's superblock and the first object headers, before the waveforms
 _GZIP_LEVEL = 4  # the usual one; on our sounds 29 % of the bytes, level 1: 31 %, level 6, a third slower: 28 %
 
@@ -79,34 +86,61 @@ class ClipFile:
         self.path = Path(path)
         self._file: h5py.File | None = None
         self._pid = -1
-        file = self._open()
         try:
-            waveform, target = file["waveform"], file["target"]
-            names: npt.NDArray[np.bytes_] = file["audio_name"][:]
+            self._take_layout(self._open())
         except KeyError as error:
             raise ClipFileError(f"{path}: a dataset is missing, this is no file of clips ({error.args[0]})") from None
-        if waveform.ndim != 2 or waveform.dtype != np.int16:
-            raise ClipFileError(f"{path}: waveform is {waveform.dtype} {waveform.shape}, not int16 (clips, samples)")
-        if target.ndim != 2 or not len(waveform) == len(target) == len(names):
+        except ClipFileError:
+            raise
+        except (OSError, RuntimeError, TypeError, ValueError) as error:  # HDF5 says of damage what it likes
+            raise ClipFileError(f"{path}: {first_line(error)}") from None
+
+    def _take_layout(self, file: h5py.File) -> None:
+        """Check the datasets and attributes, and keep what describes the clips."""
+        names: npt.NDArray[np.bytes_] = texts(file, "audio_name")
+        waveform = dataset(file, "waveform", "iuf", 2)
+        if waveform.dtype != np.int16:
+            raise ValueError(f"waveform is {waveform.dtype} {waveform.shape}, not int16 (clips, samples)")
+        target = dataset(file, "target", "biuf", 2)
+        if not len(waveform) == len(target) == len(names):
             rows = f"{len(names)}, {len(waveform)} and {len(target)}"
-            raise ClipFileError(f"{path}: audio_name, waveform and target have {rows} rows")
-        if (rate := int(file.attrs.get("sample_rate", SAMPLE_RATE))) != SAMPLE_RATE:
-            raise ClipFileError(f"{path}: sampled at {rate} Hz, not {SAMPLE_RATE}; make it again with dcls-prepare")
-        stored = file.attrs.get("labels")
-        self.labels = tuple(json.loads(stored)) if stored else tuple(label.display_name for label in audioset_labels())
+            raise ValueError(f"audio_name, waveform and target have {rows} rows")
+        rate = attribute(file, "sample_rate")
+        if rate is not None and not (isinstance(rate, int | float) and rate == SAMPLE_RATE):
+            raise ValueError(f"sampled at {reprlib.repr(rate)} Hz, not {SAMPLE_RATE}; make it again with dcls-prepare")
+        if (stored := attribute(file, "labels")) is None:
+            self.labels = tuple(label.display_name for label in audioset_labels())
+        elif isinstance(stored, str):
+            self.labels = checks.labels(checks.parse_json(stored, "labels"))
+        else:
+            raise ValueError("the attribute labels is no text")
         if len(self.labels) != target.shape[1]:
-            raise ClipFileError(f"{path}: {target.shape[1]} columns in target for {len(self.labels)} labels")
+            raise ValueError(f"{target.shape[1]} columns in target for {len(self.labels)} labels")
+        self.samples = checks.integer(int(waveform.shape[1]), "the length of a clip in samples", 1, LONGEST_CLIP)
         named = np.flatnonzero(names != b"")
         self._rows = None if len(named) == len(names) else named
         self.clips = len(named)
-        self.samples = int(waveform.shape[1])
         self.has_teacher = "teacher" in file
-        self.embedding_size = int(file["embedding"].shape[1]) if "embedding" in file else 0
+        if self.has_teacher and dataset(file, "teacher", "f", 2, len(names)).shape[1] != len(self.labels):
+            raise ValueError(f"{file['teacher'].shape[1]} columns in teacher for {len(self.labels)} labels")
+        self.embedding_size = 0
+        if "embedding" in file:
+            width = int(dataset(file, "embedding", "f", 2, len(names)).shape[1])
+            self.embedding_size = checks.integer(width, "the width of embedding", 1, WIDEST_EMBEDDING)
         self.lengths: npt.NDArray[np.int64] | None = None
         """(N,) samples before the zeros that pad the clips; None where the file does not tell."""
-        if "samples" in file.attrs:
-            self.lengths = self._of_clips(file.attrs["samples"].astype(np.int64))
+        if (lengths := attribute(file, "samples")) is not None:
+            self.lengths = self._of_clips(self._checked_lengths(lengths, len(names)))
         self.has_group = "group" in file
+        if self.has_group:
+            dataset(file, "group", "S", 1, len(names))
+
+    def _checked_lengths(self, lengths: Any, rows: int) -> npt.NDArray[np.int64]:
+        if not isinstance(lengths, np.ndarray) or lengths.shape != (rows,) or lengths.dtype.kind not in "iu":
+            raise ValueError("the attribute samples is no length for each clip")
+        if rows and not (lengths.min() >= 0 and lengths.max() <= self.samples):
+            raise ValueError(f"clips are {lengths.min()} to {lengths.max()} samples long, expected 0 to {self.samples}")
+        return lengths.astype(np.int64)
 
     def __len__(self) -> int:
         return self.clips
@@ -123,7 +157,7 @@ class ClipFile:
             except FileNotFoundError:
                 raise ClipFileError(f"{self.path}: no such file") from None
             except OSError as error:
-                raise ClipFileError(f"{self.path}: not a readable HDF5 file ({error})") from None
+                raise ClipFileError(f"{self.path}: not a readable HDF5 file ({first_line(error)})") from None
             self._pid = os.getpid()
         return self._file
 
@@ -132,18 +166,18 @@ class ClipFile:
         return rows if self._rows is None else self._rows[rows]
 
     def _column(self, name: str) -> npt.NDArray[Any]:
-        return self._of_clips(self._open()[name][:])
+        return self._of_clips(texts(self._open(), name))
 
     def _of_clips(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values if self._rows is None else values[self._rows]
 
     def audio_names(self) -> list[str]:
         """The N names, in the order of the clips."""
-        return [name.decode() for name in self._column("audio_name").tolist()]
+        return [name.decode("utf-8", "backslashreplace") for name in self._column("audio_name").tolist()]
 
     def groups(self) -> list[str]:
         """The N groups; KeyError where the file has none."""
-        return [group.decode() for group in self._column("group").tolist()]
+        return [group.decode("utf-8", "backslashreplace") for group in self._column("group").tolist()]
 
     def label_counts(self) -> npt.NDArray[np.int64]:
         """(C,) number of clips a label has."""
@@ -272,6 +306,8 @@ class ClipWriter:
             raise ClipFileError(f"{path}: exists already; remove it to make it again")
         self._part = self.path.with_name(self.path.name + ".part")
         self._part.mkdir(parents=True, exist_ok=True)
+        if self._part.is_symlink():
+            raise ClipFileError(f"{self._part}: is a link; remove it")
         self._journal = self._binary("journal")
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -296,9 +332,8 @@ class ClipWriter:
         self._recover(header)
 
     def _binary(self, name: str) -> IO[bytes]:
-        path = self._part / name
-        path.touch()
-        return path.open("r+b", buffering=0)
+        descriptor = no_links(str(self._part / name), os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
+        return open(descriptor, "r+b", buffering=0)  # noqa: PTH123 - of a descriptor
 
     def _recover(self, header: dict[str, Any]) -> None:
         """Take over what the journal vouches for and cut off the rest."""

@@ -20,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioset_dcls.evaluation.predictions import FULL
+from preprocessing import checks
+from preprocessing.npz import read_npz
 
 CHECKPOINT = "best.ckpt"
 EVALUATIONS = "best-on-*"
+_MOST_RESAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,7 @@ def read_resampled_mean(path: Path) -> NDArray[np.float64] | None:
     """The bootstrap samples of the mAP in an evaluation's predictions.npz."""
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        samples: NDArray[np.float64] = arrays["resampled_mAP"]
-        return samples
+    return read_npz(path, "resampled_mAP", "f", 1, _MOST_RESAMPLES * 8).astype(np.float64)
 
 
 def file_hash(path: Path) -> str:
@@ -114,11 +115,10 @@ def _check_finished(folder: Path, curve: Sequence[tuple[float, float]]) -> None:
     config = folder / "config.yaml"
     if not config.exists():
         return
-    from omegaconf import OmegaConf
-
-    epochs = OmegaConf.select(OmegaConf.load(config), "epochs")
+    # no OmegaConf: it would resolve what the file asks for, environment variables for example
+    epochs = checks.integer(checks.read_yaml(config).get("epochs") or 0, "epochs", 0, 10**9)
     done = max((epoch for epoch, _ in curve), default=0)
-    if epochs is not None and done < epochs:
+    if done < epochs:
         raise ValueError(f"unfinished, {done:.0f} of {epochs} epochs")
 
 
