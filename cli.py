@@ -14,7 +14,7 @@ def train() -> None:
     from audioset_dcls.folders import data_folder
 
     if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra's own takes a second; `--cfg job` prints what it composes
-        print(_train_help(data_folder("configs")), end="")
+        sys.stdout.write(_train_help(data_folder("configs")))
         return
     import hydra
 
@@ -23,11 +23,12 @@ def train() -> None:
     @hydra.main(version_base="1.3", config_path=str(data_folder("configs")), config_name="train")
     def run(config: Any) -> float:
         from audioset_dcls.training.run import launch
+        from preprocessing.terminal import show
 
         try:
             return launch(config)
         except (ValueError, OSError, FloatingPointError) as error:  # the other runs of a sweep go on
-            print(f"dcls-train: {error}", file=sys.stderr)
+            show(f"dcls-train: {error}", sys.stderr)
             failed.append(error)
             return float("nan")
 
@@ -215,13 +216,14 @@ def inspect() -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: <checkpoint>-pictures)")
     arguments = parser.parse_intermixed_args()
     from audioset_dcls.training.pictures import inspect
+    from preprocessing.terminal import printable, show
 
     output = arguments.output or Path(f"{Path(arguments.checkpoint).with_suffix('').name}-pictures")
     try:
         for path in inspect(arguments.checkpoint, output, arguments.recordings):
-            print(path)
+            show(path)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"dcls-inspect: {error}") from None
+        raise SystemExit(printable(f"dcls-inspect: {error}")) from None
 
 
 def prepare() -> None:
@@ -289,17 +291,18 @@ def prepare() -> None:
 
     from preprocessing.hdf5 import ClipFileError
     from preprocessing.open_sounds import OpenSoundsError
+    from preprocessing.terminal import printable, show
 
     make = arguments.pop("make")
     try:
         make(**arguments)
     except (ClipFileError, OpenSoundsError) as error:
-        raise SystemExit(f"dcls-prepare: {error}") from None
+        raise SystemExit(printable(f"dcls-prepare: {error}")) from None
     except OSError as error:  # no permission, or a disk that filled before anything was begun
-        raise SystemExit(f"dcls-prepare: {error.filename or arguments['output']}: {error.strerror or error}") from None
+        message = f"dcls-prepare: {error.filename or arguments['output']}: {error.strerror or error}"
+        raise SystemExit(printable(message)) from None
     except KeyboardInterrupt:
-        done = f"dcls-prepare: stopped; what is done of {arguments['output']} is kept: run the same to go on"
-        print(done, file=sys.stderr)
+        show(f"dcls-prepare: stopped; what is done of {arguments['output']} is kept: run the same to go on", sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -318,25 +321,29 @@ def _prepare_folder(place: Path, labels_from: Path | None, **options: Any) -> No
 
 def _prepare(collection: Any, output: Path, workers: int | None, compress: bool) -> None:
     from preprocessing.audioset import prepare
+    from preprocessing.terminal import show
 
     made = prepare(collection, output, workers=workers, compression="gzip" if compress else None)
     left_out = ", ".join(f"{count} {reason}" for reason, count in made.left_out.items() if count)
-    print(f"{made.path}: {made.clip_count} clips, SHA-256 of their ids {made.clip_ids_sha256}")
-    print(f"left out: {left_out}; see {made.left_out_csv}" if left_out else "left out: none")
+    show(f"{made.path}: {made.clip_count} clips, SHA-256 of their ids {made.clip_ids_sha256}")
+    show(f"left out: {left_out}; see {made.left_out_csv}" if left_out else "left out: none")
 
 
 def _prepare_open_sounds(output: Path, packages: Path | None, core: bool) -> None:
     from preprocessing.open_sounds import prepare_open_sounds
+    from preprocessing.terminal import show
 
     made = prepare_open_sounds(output, packages, core=core)
     for name, count in made.clips.items():
-        print(f"{output / name}.h5: {count} clips")
+        show(f"{output / name}.h5: {count} clips")
     for line in made.left_out:
-        print(f"left out: {line}")
+        show(f"left out: {line}")
 
 
 def _parser(command: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(command, description=description, epilog=epilog, allow_abbrev=False)
+    from preprocessing.terminal import Parser
+
+    return Parser(command, description=description, epilog=epilog)
 
 
 def _add_train_data(parser: argparse.ArgumentParser, use: str) -> None:
@@ -345,5 +352,5 @@ def _add_train_data(parser: argparse.ArgumentParser, use: str) -> None:
 
 def _kind(kinds: Any, name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
     description = f"{summary[0].upper()}{summary[1:]}. {more}".strip()
-    parser: argparse.ArgumentParser = kinds.add_parser(name, help=summary, description=description, allow_abbrev=False)
+    parser: argparse.ArgumentParser = kinds.add_parser(name, help=summary, description=description)
     return parser

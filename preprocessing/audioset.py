@@ -34,8 +34,10 @@ import numpy.typing as npt
 
 from preprocessing.audio import AudioError, iter_audio
 from preprocessing.cores import usable_cores
+from preprocessing.files import atomic_write
 from preprocessing.hdf5 import CLIP_SAMPLES, SAMPLE_RATE, ClipFileError, ClipWriter, clip_id, encode, to_int16
 from preprocessing.labels import labels as audioset_labels
+from preprocessing.terminal import csv_cell, printable
 
 _BATCH = 16  # clips a process decodes, and the writer commits, at once: 10 MB
 _MID = re.compile(r"/[a-z]/\w+")
@@ -125,7 +127,7 @@ def prepare(
         done = sum(note["consumed"] for note in writer.notes)
         left_out = [LeftOut(*entry) for note in writer.notes for entry in note["left_out"]]
         with progress_bar() as progress:
-            task = progress.add_task(output.name, total=collection.total, completed=done)
+            task = progress.add_task(printable(output.name), total=collection.total, completed=done)
             remaining = itertools.islice(collection.clips(), done, None)
             for batch, chunks in _decode_all(remaining, workers, compression):
                 left_out += _append(writer, batch, chunks)
@@ -176,12 +178,13 @@ def _append(writer: ClipWriter, batch: list[Clip | LeftOut], chunks: list[bytes 
 
 
 def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        atomic_write(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         table = csv.writer(file)
         table.writerow(["clip", "reason", "file", "detail"])
-        table.writerows([entry.clip, entry.reason, entry.file, entry.detail] for entry in left_out)
-    unfinished.rename(path)
+        table.writerows(map(csv_cell, (entry.clip, entry.reason, entry.file, entry.detail)) for entry in left_out)
 
 
 def progress_bar() -> Any:
@@ -203,7 +206,13 @@ def progress_bar() -> Any:
             return Text(f"{task.speed:.0f} clips/s" if task.speed else "")
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120)
 
 

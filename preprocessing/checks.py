@@ -6,6 +6,7 @@ Each check returns the value and takes the name under which the error speaks of 
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 MOST_CLASSES = 100_000
 _LONGEST_LABEL = 1000  # characters
 _LARGEST_TEXT = 64 * 2**20  # bytes of a YAML file
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character: no file can hold it
 _DEEPEST = 32  # levels of lists and dictionaries
 _MOST_VALUES = 10_000_000
 
@@ -58,7 +60,7 @@ def labels(value: Any, count: int | None = None) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not 0 < len(value) <= MOST_CLASSES:
         raise ValueError(f"labels are {reprlib.repr(value)}, expected a list of names")
     for label in value:
-        if not isinstance(label, str) or not 0 < len(label) <= _LONGEST_LABEL:
+        if not isinstance(label, str) or not 0 < len(label) <= _LONGEST_LABEL or _SURROGATE.search(label):
             raise ValueError(f"labels hold {reprlib.repr(label)}, expected names of 1 to {_LONGEST_LABEL} characters")
     if count is not None and len(value) != count:
         raise ValueError(f"{len(value)} labels for {count} classes")

@@ -1,8 +1,14 @@
-"""Text of others on its way to a terminal: file names, labels, metadata, error messages that quote them."""
+"""Text of others on its way to a terminal: file names, labels, metadata, error messages that quote them.
+
+Everything that a command prints goes through `show`, or through `printable` where rich or matplotlib writes it.
+"""
 
 from __future__ import annotations
 
+import argparse
+import logging
 import re
+from typing import NoReturn, TextIO
 
 # Control characters (escape sequences begin with one), what parts lines, what reverses the direction of writing, and
 # the halves of surrogate pairs that stand for undecodable bytes in file names.
@@ -22,6 +28,36 @@ def printable(text: object) -> str:
     a\x1b[31mb\nc 音
     """
     return _NOT_IN_A_LINE.sub(_escaped, str(text))
+
+
+def show(line: object, file: TextIO | None = None) -> None:
+    """Print one line, on stdout by default; nothing in it can act on the terminal or pretend to be another line."""
+    print(printable(line), file=file)
+
+
+def figure_text(text: object) -> str:
+    """`text` for matplotlib, which would read what is between dollar signs as mathematics."""
+    return printable(text).replace("$", r"\$")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors quote arguments as `show` does: a shell's `*` makes arguments of strangers' file names.
+
+    It lets log records reach stderr in the same way, where nobody else has set up logging.
+    """
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options, allow_abbrev=False)  # type: ignore[arg-type, misc]
+        if isinstance(logging.lastResort, logging.Handler):
+            logging.lastResort.setFormatter(_LogLine())
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+class _LogLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(record.getMessage())
 
 
 def first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from audioset_dcls.evaluation.metrics import interval
 from audioset_dcls.evaluation.report import NAMES, csv_text, shown, write_file
 from audioset_dcls.evaluation.runs import EVALUATIONS, Run, find_runs, read_run
 from audioset_dcls.evaluation.summary import METRICS
+from preprocessing.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -273,10 +274,11 @@ def markdown(comparison: Comparison, differences: Sequence[Difference], figures:
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """The main tables in the terminal, with as many of the metrics as fit its width."""
     from rich.table import Table
+    from rich.text import Text
 
     metrics = [name for name in comparison.main_metrics if name.split(" ")[0] in METRICS]
     columns = {
-        "experiment": comparison.experiments,
+        "experiment": list(map(printable, comparison.experiments)),
         "seeds": [" ".join(str(run.seed) for run in comparison.of(name)) for name in comparison.experiments],
     } | {
         _title(metric): [mean_and_deviation(metric, comparison.values(name, metric)) for name in comparison.experiments]
@@ -284,18 +286,17 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     }
     widths = accumulate((max(map(len, [title, *cells])) + 3 for title, cells in columns.items()), initial=1)
     fitting = sum(width <= console.width for width in widths) - 1
-    table = Table(title=comparison.counted, title_justify="left")
+    table = Table(title=Text(printable(comparison.counted)), title_justify="left")
     for title in list(columns)[: max(fitting, 3)]:
-        table.add_column(title, no_wrap=True, overflow="fold")
+        table.add_column(Text(title), no_wrap=True, overflow="fold")
     for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells[: len(table.columns)])
+        table.add_row(*map(Text, cells[: len(table.columns)]))
     console.print(table)
     for one in comparison.differences():
         intervals = {"seeds": _bounds(one.seed_interval), "clips": _bounds(one.clip_interval)}
         bounds = "; ".join(f"{text} over {what}" for what, text in intervals.items() if text) or "no interval: one seed"
-        console.print(
-            f"{one.first} - {one.second}: {100 * one.mean:+.2f} mAP (95 %: {bounds})", highlight=False, markup=False
-        )
+        line = f"{one.first} - {one.second}: {100 * one.mean:+.2f} mAP (95 %: {bounds})"
+        console.print(printable(line), highlight=False, markup=False)
 
 
 def mean_and_deviation(metric: str, values: Sequence[float]) -> str:
@@ -312,7 +313,7 @@ def mean_and_deviation(metric: str, values: Sequence[float]) -> str:
 
 def _title(metric: str) -> str:
     base, _, length = metric.partition(" ")
-    return NAMES.get(base, base.replace("_", " ")) + (f", {length}" if length else "")
+    return printable(NAMES.get(base, base.replace("_", " ")) + (f", {length}" if length else ""))
 
 
 def _bounds(bounds: tuple[float, float] | None) -> str:
@@ -321,4 +322,4 @@ def _bounds(bounds: tuple[float, float] | None) -> str:
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(printable(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from audioset_dcls.evaluation.comparison import Comparison, Difference, deviation
+from preprocessing.terminal import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def plot_experiments(comparison: Comparison) -> Figure:
             axes.plot(values, np.full(values.size, place), "o", color="C1", alpha=0.7, markersize=5)
         axes.set_xlabel("mAP (%)" if metric == "mAP" else f"mAP (%), {metric.split(' ', 1)[1]}")
         axes.grid(axis="x", alpha=0.4)
-    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_yticks(range(len(names)), list(map(figure_text, names)))
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     return figure
 
@@ -48,7 +49,7 @@ def plot_differences(differences: Sequence[Difference]) -> Figure:
                 axes.plot(100 * np.array(bounds), [place + offset] * 2, color=color, lw=2.5, label=label)
             axes.plot(100 * one.mean, place + offset, "o", color=color)
     axes.axvline(0, color="0.4", lw=1)
-    axes.set_yticks(range(len(differences)), [f"{one.first} - {one.second}" for one in differences])
+    axes.set_yticks(range(len(differences)), [figure_text(f"{one.first} - {one.second}") for one in differences])
     axes.set_ylim(len(differences) - 0.5, -0.5)
     axes.set_xlabel("difference in mAP (percentage points), 95 % intervals")
     axes.grid(axis="x", alpha=0.4)
@@ -68,7 +69,7 @@ def plot_curves(comparison: Comparison) -> Figure:
             axes.plot(list(curve), [100 * score for score in curve.values()], color=f"C{place % 10}", alpha=0.35, lw=1)
         epochs = sorted(set.intersection(*map(set, curves))) if curves else []
         means = [100 * float(np.mean([curve[epoch] for curve in curves])) for epoch in epochs]
-        axes.plot(epochs, means, color=f"C{place % 10}", lw=2, label=name)
+        axes.plot(epochs, means, color=f"C{place % 10}", lw=2, label=figure_text(name))
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation mAP (%)")
     axes.grid(alpha=0.4)

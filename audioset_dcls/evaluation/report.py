@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,8 @@ from numpy.typing import NDArray
 from audioset_dcls.evaluation.metrics import d_prime, precision_recall_curve
 from audioset_dcls.evaluation.predictions import FULL
 from audioset_dcls.evaluation.summary import METRICS, Summary
+from preprocessing.files import atomic_write
+from preprocessing.terminal import csv_cell, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,21 +71,17 @@ class Report:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write beside the place and rename: a reader, or a kill, never sees half of it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write a file that a reader, or a kill, never sees half of."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """A table with the first row's keys as header. Empty cells for None."""
+    """A table with the first row's keys as header. Empty cells for None; see `csv_cell`."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, rows[0]))
+    writer.writerows(map(csv_cell, row.values()) for row in rows)
     return text.getvalue()
 
 
@@ -140,10 +137,12 @@ def class_rows(report: Report) -> list[dict[str, Any]]:
 def print_summary(report: Report, console: Console) -> None:
     """The metrics at each length, the best and the worst classes, and the names of those left out."""
     from rich.table import Table
+    from rich.text import Text
 
     summary = report.summary
     counted = summary.counted
-    table = Table(title=f"{report.about['model']} on {report.about['data']}", title_justify="left", title_style="bold")
+    heading = Text(printable(f"{report.about['model']} on {report.about['data']}"))
+    table = Table(title=heading, title_justify="left", title_style="bold")
     table.add_column("length")
     for name in METRICS:
         table.add_column(NAMES[name], justify="right")
@@ -158,10 +157,10 @@ def print_summary(report: Report, console: Console) -> None:
     rows = sorted(class_rows(report), key=lambda row: row["AP"], reverse=True)
     for title, some in (("best", rows[:5]), ("worst", rows[:-6:-1])):
         named = " · ".join(f"{row['class']} {shown('AP', row['AP'])}" for row in some)
-        console.print(f"{title} AP (%): {named}", highlight=False, markup=False)
+        console.print(printable(f"{title} AP (%): {named}"), highlight=False, markup=False)
     for sentence, names in left_out(summary):
         more = f" and {len(names) - 20} more (metrics.json has all)" if len(names) > 20 else ""
-        console.print(f"{sentence}: {' · '.join(names[:20])}{more}", highlight=False, markup=False)
+        console.print(printable(f"{sentence}: {' · '.join(names[:20])}{more}"), highlight=False, markup=False)
 
 
 def left_out(summary: Summary) -> list[tuple[str, list[str]]]:

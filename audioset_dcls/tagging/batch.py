@@ -19,6 +19,7 @@ from audioset_dcls.tagging.journal import Journal
 from audioset_dcls.tagging.recordings import STDIN, Recording, find_recordings
 from audioset_dcls.tagging.tagger import Failure, Options, Result, Tagger
 from audioset_dcls.tagging.writers import FORMATS, TEXT_FORMATS, Record, beside, clock, record_of, suffix_of, write_file
+from preprocessing.terminal import show
 
 COMBINED = "tags"  # the combined files' name: tags.csv, tags.json, ...
 _LISTED = 20  # failures repeated at the end of a long run
@@ -100,7 +101,7 @@ def run(
         raise UsageError(f"{outputs.formats[0]} is one file a recording: add -o DIR")
     summary = Summary(failures=list(found.problems))
     for problem in found.problems:
-        print(f"dcls-tag: {problem}", file=stderr)
+        show(f"dcls-tag: {problem}", stderr)
     work = _Run(found.recordings, tagger, options, outputs, summary, quiet, stderr)
     if outputs.folder is None:
         _to_stdout(work, stdout)
@@ -191,7 +192,7 @@ class _Run:
 
     def say(self, line: str) -> None:
         if not self._quiet:
-            print(f"dcls-tag: {line}", file=self._stderr)
+            show(f"dcls-tag: {line}", self._stderr)
 
     def tag(self, recordings: Sequence[Recording]) -> Generator[tuple[Recording, Record], None, None]:
         """The recordings that could be tagged, in order, each after its own files are written."""
@@ -230,7 +231,7 @@ class _Run:
 
     def _fail(self, message: str) -> None:
         self.summary.failures.append(message)
-        print(f"dcls-tag: {message}", file=self._stderr)
+        show(f"dcls-tag: {message}", self._stderr)
 
     def _source(self, recording: Recording) -> Any:
         return self._stdin if recording.path == STDIN else recording.path

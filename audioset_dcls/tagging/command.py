@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from audioset_dcls.tagging.model import EMBEDDED, ModelError, embedded_tagger
+from preprocessing.terminal import show
 
 USAGE = 2
 _INTERRUPTED = 128
@@ -53,7 +54,8 @@ def tag(
 ) -> None:
     """`dcls-tag`; leaves by SystemExit: 0 all tagged, 1 some failed or nothing can be written, 2 usage, 130 Ctrl-C."""
     if list_models:
-        print("\n".join(model_names()))
+        for line in model_names():
+            show(line)
         return
     if not inputs:
         _stop(USAGE, "name recordings, folders or globs to tag, or - for stdin; see --help")
@@ -123,7 +125,7 @@ def export(
             judge = None if calibrate_by is None else load_checkpoint(calibrate_by)
             model = finish(model, calibrate, train_data, judge)
             before, after = model.metadata["calibration"]["calibration_error"]
-            print(
+            show(
                 f"calibrated on {calibrate}: mean gap of score and share of positives {before:.3f}, now {after:.3f}; "
                 f"{len(model.metadata['masked'])} classes without training data masked"
             )
@@ -131,10 +133,10 @@ def export(
         written = onnx.export(model, target, precision, [clip.path for clip in found.recordings])
     except (OSError, ValueError) as error:  # CheckpointError and AudioError are ValueErrors
         _stop(1, str(error), "dcls-export")
-    print(f"{written.path}: {written.megabytes:.1f} MB, {written.method}")
+    show(f"{written.path}: {written.megabytes:.1f} MB, {written.method}")
     if written.loss is not None:
         loss = written.loss
-        print(
+        show(
             f"difference to float32 over {loss.windows} windows: mean {loss.mean:.2g}, largest {loss.largest:.2g}; "
             f"same best tag in {loss.same_best:.1%}"
         )
@@ -210,5 +212,5 @@ def _abandon_stdout() -> None:
 
 
 def _stop(status: int, message: str, command: str = "dcls-tag") -> NoReturn:
-    print(f"{command}: {message}", file=sys.stderr)
+    show(f"{command}: {message}", sys.stderr)
     raise SystemExit(status)

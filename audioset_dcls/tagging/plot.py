@@ -12,6 +12,7 @@ from audioset_dcls.tagging.tagger import Result
 from audioset_dcls.tagging.writers import beside
 from preprocessing.audio import iter_audio
 from preprocessing.constants import F_MAX, F_MIN, MEAN, N_MELS, STD
+from preprocessing.terminal import figure_text
 
 _COLUMNS = 1500  # of waveform and spectrogram, however long the recording is
 _BLOCK = 10.0  # s
@@ -35,7 +36,7 @@ def plot(path: Path, model: OnnxModel, source: str | IO[bytes], result: Result, 
     times = np.linspace(0, end, len(low))
     axes[0].fill_between(times, low, high, color="0.25", linewidth=0.4)
     limit = max(float(np.abs([low, high]).max()), 1e-3) * 1.05
-    axes[0].set(ylabel="amplitude", ylim=(-limit, limit), title=_without_markup(Path(result.source).name))
+    axes[0].set(ylabel="amplitude", ylim=(-limit, limit), title=figure_text(Path(result.source).name))
     axes[1].imshow(
         log_mel, origin="lower", aspect="auto", extent=(0, end, 0, N_MELS), cmap="magma", interpolation="nearest"
     )
@@ -49,7 +50,7 @@ def plot(path: Path, model: OnnxModel, source: str | IO[bytes], result: Result, 
     mesh = axes[2].pcolormesh(
         edges, np.arange(len(shown) + 1), result.timeline[:, shown].T, cmap="Greens", vmin=0, vmax=1, shading="flat"
     )
-    names = [f"{_without_markup(result.labels[i])}  {result.scores[i]:.2f}" for i in shown]
+    names = [f"{figure_text(result.labels[i])}  {result.scores[i]:.2f}" for i in shown]
     axes[2].set(yticks=np.arange(len(shown)) + 0.5, yticklabels=names, xlabel="time (s)", xlim=(0, end))
     axes[2].invert_yaxis()
     figure.colorbar(mesh, ax=axes[2], label="score", pad=0.01)
@@ -101,7 +102,3 @@ def _band(hertz: float) -> float:
     """The place of a frequency among the HTK mel bands, 0 to 128."""
     low, high, mel = (2595 * np.log10(1 + h / 700) for h in (F_MIN, F_MAX, hertz))
     return float((mel - low) / (high - low) * N_MELS)
-
-
-def _without_markup(text: str) -> str:
-    return text.replace("$", r"\$")

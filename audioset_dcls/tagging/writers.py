@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from audioset_dcls.tagging.tagger import Options, Result
+from preprocessing.terminal import csv_cell, json_text, printable
 
 Record: TypeAlias = dict[str, Any]
 COLUMNS = ("file", "start", "end", "label", "score", "mean")
@@ -62,18 +63,17 @@ def record_of(result: Result, options: Options) -> Record:
 def table(records: Iterable[Record], timeline: bool) -> Iterator[str]:
     """For people."""
     for record in records:
-        lines = [f"{record['file']}  {clock(record['duration'])}"]
+        lines = [f"{printable(record['file'])}  {clock(record['duration'])}"]
         if timeline:
             lines += [
-                f"  {clock(e['start']):>7} - {clock(e['end']):<7}  {e['score']:.2f}  {e['label']}"
+                f"  {clock(e['start']):>7} - {clock(e['end']):<7}  {e['score']:.2f}  {printable(e['label'])}"
                 for e in record["events"]
             ]
         else:
-            lines += [f"  {tag['score']:.2f}  {tag['label']}" for tag in record["tags"]]
+            lines += [f"  {tag['score']:.2f}  {printable(tag['label'])}" for tag in record["tags"]]
         if len(lines) == 1:
-            lines.append(
-                f"  nothing above the threshold; best: {record['best']['score']:.2f}  {record['best']['label']}"
-            )
+            best = record["best"]
+            lines.append(f"  nothing above the threshold; best: {best['score']:.2f}  {printable(best['label'])}")
         yield "\n".join(lines) + "\n"
 
 
@@ -102,17 +102,18 @@ def csv_rows(records: Iterable[Record], timeline: bool) -> Iterator[str]:
 def audacity(records: Iterable[Record], timeline: bool) -> Iterator[str]:
     """A label track: File > Import > Labels."""
     for record in records:
-        yield "".join(f"{e['start']:.3f}\t{e['end']:.3f}\t{e['label']} {e['score']:.2f}\n" for e in record["events"])
+        for e in record["events"]:
+            yield f"{e['start']:.3f}\t{e['end']:.3f}\t{printable(e['label'])} {e['score']:.2f}\n"
 
 
 def raven(records: Iterable[Record], timeline: bool) -> Iterator[str]:
     """A selection table of Raven Pro / Lite."""
     yield "\t".join(RAVEN_COLUMNS) + "\n"
     for record in records:
-        path = " ".join(record["file"].split())
+        path = printable(record["file"])
         for number, e in enumerate(record["events"], 1):
             times = f"{e['start']:.3f}\t{e['end']:.3f}"
-            yield f"{number}\tSpectrogram 1\t1\t{times}\t50\t14000\t{e['label']}\t{e['score']:.4f}\t{path}\n"
+            yield f"{number}\tSpectrogram 1\t1\t{times}\t50\t14000\t{printable(e['label'])}\t{e['score']:.4f}\t{path}\n"
 
 
 TEXT_FORMATS = {
@@ -169,12 +170,12 @@ def clock(seconds: float) -> str:
 
 def _json(record: Record, timeline: bool) -> str:
     shown = ("file", "duration", "tags", "events") if timeline else ("file", "duration", "tags")
-    return json.dumps({key: record[key] for key in shown}, ensure_ascii=False)
+    return json_text(json.dumps({key: record[key] for key in shown}, ensure_ascii=False))
 
 
 def _csv_line(values: Iterable[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
+    csv.writer(line, lineterminator="\n").writerow(map(csv_cell, values))
     return line.getvalue()
 
 

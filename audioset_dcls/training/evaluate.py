@@ -22,6 +22,7 @@ from audioset_dcls.evaluation.runs import CHECKPOINT, evaluation_folder, file_ha
 from audioset_dcls.evaluation.summary import summarize
 from audioset_dcls.training.predict import Scorer, load_scorer, predict_lengths, progress
 from preprocessing.hdf5 import ClipFile
+from preprocessing.terminal import printable, show
 
 RECORDED_PACKAGES = ("audioset-dcls", "torch", "timm", "onnxruntime", "numpy", "h5py")
 
@@ -130,21 +131,21 @@ def command(
                 return 0
             comparison, folder, problems = compared
             print_comparison(comparison, console)
-            console.print(f"tables and plots: {folder}", highlight=False, markup=False, soft_wrap=True)
+            console.print(printable(f"tables and plots: {folder}"), highlight=False, markup=False, soft_wrap=True)
         elif checkpoint is not None and data is not None:
             evaluated = evaluate(checkpoint, data, output, train_data, batch_size, device, workers)
             if evaluated is None:
                 return 0
             report, folder = evaluated
             print_summary(report, console)
-            console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+            console.print(printable(f"report: {folder / 'report.html'}"), highlight=False, markup=False, soft_wrap=True)
     except (OSError, ValueError) as error:
         problems = [str(error)]
     except KeyboardInterrupt:
-        print("dcls-eval: stopped; with --runs the same command goes on", file=sys.stderr)
+        show("dcls-eval: stopped; with --runs the same command goes on", sys.stderr)
         return 130
     for problem in problems:
-        print(f"dcls-eval: {problem}", file=sys.stderr)
+        show(f"dcls-eval: {problem}", sys.stderr)
     return int(bool(problems))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from audioset_dcls.dcls import DclsNd
 from audioset_dcls.models import AudioTagger, load_checkpoint
 from preprocessing.audio import SAMPLE_RATE, read_audio
+from preprocessing.files import atomic_write
 from preprocessing.log_mel import HOP, N_MELS, LogMel, pad_or_trim
 
 if TYPE_CHECKING:
@@ -35,13 +36,11 @@ def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> l
     if any(isinstance(layer, DclsNd) for _, layer in large_depthwise(model)):
         figures["positions"] = plot_positions(model)
     figures["receptive_field"] = plot_receptive_field(receptive_field(model, log_mels(recordings)))
-    output.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
         paths.append(output / f"{name}.png")
-        unfinished = output / f".{name}.unfinished.png"
-        figure.savefig(unfinished, dpi=120)
-        unfinished.replace(paths[-1])
+        with atomic_write(paths[-1]) as unfinished:
+            figure.savefig(unfinished, dpi=120, format="png")
     return paths
 
 

@@ -22,7 +22,7 @@ from preprocessing import checks
 from preprocessing.hdf5 import INT16_SCALE, SAMPLE_RATE, ClipFile
 from preprocessing.log_mel import LogMel
 from preprocessing.onnx_session import available_providers, open_session
-from preprocessing.terminal import first_line
+from preprocessing.terminal import first_line, printable
 
 
 class Scorer(NamedTuple):
@@ -206,10 +206,15 @@ def _gathered(share: NDArray[np.intp], scores: NDArray[np.float32]) -> NDArray[n
 def progress(description: str, total: int) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr, if that is a terminal and this is the first process."""
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     first = not dist.is_initialized() or dist.get_rank() == 0
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        *Progress.get_default_columns()[1:-1],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=not (first and sys.stderr.isatty())) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(printable(description), total=total)
         yield lambda count=1: bar.advance(task, count)
