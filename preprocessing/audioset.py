@@ -16,52 +16,35 @@ import multiprocessing
 import os
 import re
 import signal
-import tarfile
 import threading
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from preprocessing.audio import AudioError, iter_audio
+from preprocessing.containers import LONGEST_NAME, Slice, shortened, table_row_count, table_rows, tar_members
 from preprocessing.cores import usable_cores
 from preprocessing.files import atomic_write
 from preprocessing.hdf5 import CLIP_SAMPLES, SAMPLE_RATE, ClipFileError, ClipWriter, clip_id, encode, to_int16
 from preprocessing.labels import labels as audioset_labels
-from preprocessing.terminal import csv_cell, printable
+from preprocessing.terminal import csv_cell, first_line, printable
 
 _BATCH = 16  # clips a process decodes, and the writer commits, at once: 10 MB
 _MID = re.compile(r"/[a-z]/\w+")
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _NOT_AUDIO = (".json", ".txt", ".csv", ".tsv", ".md", ".vtt", ".srt", ".jpg", ".jpeg", ".png", ".webp", ".npy", ".npz")
 
+Source: TypeAlias = str | Slice | bytes | OSError | None  # what a process decodes
+
 REASONS = ("missing", "unreadable", "duplicate")
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Bytes `offset` to `offset + size` of a file: a member of a tar."""
-
-    path: str
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        with Path(self.path).open("rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-        if len(data) < self.size:
-            raise OSError("the tar ends in the middle of the clip")
-        return data
 
 
 @dataclass(frozen=True)
@@ -227,17 +210,19 @@ def decode_clip(source: str | Path | bytes, samples: int = CLIP_SAMPLES) -> npt.
     return clip
 
 
-def _decode_batch(audio: list[str | Slice | bytes | None], compression: str | None) -> list[bytes | str | None]:
+def _decode_batch(audio: list[Source], compression: str | None) -> list[bytes | str | None]:
     """In a worker process: HDF5 chunks, and what is wrong (str) with those that cannot be read."""
     results: list[bytes | str | None] = []
     for source in audio:
         try:
+            if isinstance(source, OSError):
+                raise source
             encoded = source.read() if isinstance(source, Slice) else source
             results.append(
                 "there are no bytes of audio" if encoded is None else encode(decode_clip(encoded), compression)
             )
-        except (AudioError, OSError) as error:
-            results.append(str(error))
+        except (AudioError, OSError, MemoryError) as error:
+            results.append(first_line(error))
     return results
 
 
@@ -249,12 +234,10 @@ def _decode_all(
     A decoder that crashes on a hostile file takes its process and so the pool with it: then the batch is decoded again,
     clip by clip, to find the file, and the others go on in a new pool.
     """
-    pending: deque[tuple[list[Clip | LeftOut], list[str | Slice | bytes | None], Future[list[bytes | str | None]]]] = (
-        deque()
-    )
+    pending: deque[tuple[list[Clip | LeftOut], list[Source], Future[list[bytes | str | None]]]] = deque()
     pool = start_pool(workers)
 
-    def submit(audio: list[str | Slice | bytes | None]) -> Future[list[bytes | str | None]]:
+    def submit(audio: list[Source]) -> Future[list[bytes | str | None]]:
         try:
             return pool.submit(_decode_batch, audio, compression)
         except BrokenProcessPool as error:
@@ -282,12 +265,15 @@ def _decode_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _portable(audio: str | Slice | bytes | Callable[[], bytes | None]) -> str | Slice | bytes | None:
-    """What goes to another process."""
-    return audio() if callable(audio) else audio
+def _portable(audio: str | Slice | bytes | Callable[[], bytes | None]) -> Source:
+    """What goes to another process; the error if it cannot be had."""
+    try:
+        return audio() if callable(audio) else audio
+    except OSError as error:
+        return error
 
 
-def _decode_alone(source: str | Slice | bytes | None, compression: str | None) -> bytes | str | None:
+def _decode_alone(source: Source, compression: str | None) -> bytes | str | None:
     with start_pool(1) as pool:
         try:
             return pool.submit(_decode_batch, [source], compression).result()[0]
@@ -424,7 +410,7 @@ def audioset_collection(audio: Sequence[str | Path], segment_list: str | Path | 
             yield from _parquet_clips(table, listed if segments is not None else None)
 
     streamed = bool(tars or tables)
-    total = (len(listed) or sum(map(_parquet_rows, tables))) if streamed else sum(map(len, found.values()))
+    total = (len(listed) or sum(map(table_row_count, tables))) if streamed else sum(map(len, found.values()))
     return Collection(clips, listed, total, None, signature.hexdigest())
 
 
@@ -470,81 +456,41 @@ def _index(files: list[str], listed: dict[str, tuple[int, ...]]) -> dict[str, li
 
 
 def _tar_clips(path: Path, listed: dict[str, tuple[int, ...]]) -> Iterator[Clip | LeftOut]:
-    """The listed members of a tar. Of a plain one only the headers are read here; the processes read the audio."""
-    plain = path.name.lower().endswith(".tar")
+    """The listed members of a tar."""
+
+    def is_wanted(name: str) -> bool:
+        return not name.lower().endswith(_NOT_AUDIO) and _video_id(name, listed) is not None
+
     try:
-        with tarfile.open(path, "r:" if plain else "r|*") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined] # or it keeps every header it has met
-                audible = member.isreg() and not member.name.lower().endswith(_NOT_AUDIO)
-                if not audible or (video := _video_id(member.name, listed)) is None:
-                    continue
-                audio: Slice | bytes = Slice(str(path), member.offset_data, member.size)
-                if not plain and (stream := tar.extractfile(member)) is not None:
-                    audio = stream.read()
-                yield Clip(_panns_name(video), listed[video], audio, f"{path}: {member.name}")
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        for member in tar_members(path, is_wanted):
+            video, file = _video_id(member.name, listed), f"{path}: {shortened(member.name)}"
+            assert video is not None
+            if member.audio is None:
+                yield LeftOut(video, "unreadable", file, member.problem)
+            else:
+                yield Clip(_panns_name(video), listed[video], member.audio, file)
+    except OSError as error:
         yield LeftOut("", "unreadable", str(path), f"the rest of the tar: {error}")
 
 
-def _parquet_rows(path: Path) -> int:
-    import pyarrow.parquet
-
-    try:
-        return int(pyarrow.parquet.read_metadata(path).num_rows)
-    except (pyarrow.ArrowException, OSError):
-        return 0  # told of when its turn comes
-
-
 def _parquet_clips(path: Path, listed: dict[str, tuple[int, ...]] | None) -> Iterator[Clip | LeftOut]:
-    """The rows of a Parquet file: ids and labels now, a row group at a time, the audio when it is asked for."""
-    import pyarrow
-    import pyarrow.parquet
-
+    """The rows of a Parquet file."""
     classes = {label.mid: label.index for label in audioset_labels()}
     try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            if absent := {"video_id", "audio", "labels"} - set(table.schema_arrow.names):
-                raise ClipFileError(f"{path}: lacks the columns {', '.join(sorted(absent))} of agkphysics/AudioSet")
-            for group in range(table.num_row_groups):
-                rows = table.read_row_group(group, columns=["video_id", "labels"]).to_pylist()
-                group_audio = _RowGroupAudio(path, group)
-                for number, row in enumerate(rows):
-                    video, file = row["video_id"], f"{path}: {row['video_id']}"
-                    if listed is not None and video not in listed:
-                        continue
-                    mids, audio = row["labels"] or (), partial(group_audio.read, number)
-                    if listed is not None:
-                        yield Clip(_panns_name(video), listed[video], audio, file)
-                    elif mids and classes.keys() >= set(mids):
-                        yield Clip(_panns_name(video), [classes[mid] for mid in mids], audio, file)
-                    else:
-                        yield LeftOut(video, "unreadable", file, f"labels {row['labels']} are none of the 527 classes")
-    except (pyarrow.ArrowException, OSError) as error:
+        for row in table_rows(path):
+            file = f"{path}: {shortened(row.clip)}"
+            if row.audio is None:
+                yield LeftOut(row.clip, "unreadable", file, row.problem)
+            elif listed is not None:
+                if row.clip in listed:
+                    yield Clip(_panns_name(row.clip), listed[row.clip], row.audio, file)
+            elif row.labels and classes.keys() >= set(row.labels):
+                yield Clip(_panns_name(row.clip), [classes[mid] for mid in row.labels], row.audio, file)
+            else:
+                named = shortened(", ".join(row.labels)) or "none"
+                yield LeftOut(row.clip, "unreadable", file, f"labels are not of the 527 classes: {named}")
+    except OSError as error:
         yield LeftOut("", "unreadable", str(path), f"the rest of the Parquet file: {error}")
-
-
-class _RowGroupAudio:
-    """The audio of a row group, read forward a few rows at a time: a group can hold gigabytes."""
-
-    def __init__(self, path: Path, group: int) -> None:
-        self._path, self._group = path, group
-        self._batches: Iterator[Any] | None = None
-        self._first = 0
-        self._rows: list[bytes | None] = []
-
-    def read(self, row: int) -> bytes | None:
-        """The bytes of a row; rows must be asked for in ascending order."""
-        import pyarrow.parquet
-
-        if self._batches is None:
-            # streamed: Arrow would otherwise buffer the whole group
-            table = pyarrow.parquet.ParquetFile(self._path, buffer_size=2**20, pre_buffer=False)
-            self._batches = table.iter_batches(_BATCH, row_groups=[self._group], columns=["audio"], use_threads=False)
-        while row >= self._first + len(self._rows):
-            self._first += len(self._rows)
-            self._rows = [audio and audio["bytes"] for audio in next(self._batches)["audio"].to_pylist()]
-        return self._rows[row - self._first]
 
 
 # own classes ---------------------------------------------------------------------------------------------------------
@@ -570,7 +516,9 @@ def folder_collection(place: str | Path, labels: Sequence[str] | None = None) ->
 
     def clips() -> Iterator[Clip | LeftOut]:
         for name, file_labels in named:
-            if (root / name).exists():
+            if len(name) > LONGEST_NAME or printable(name) != name:
+                yield LeftOut(shortened(name), "unreadable", shortened(name), "its name is too long or has line breaks")
+            elif (root / name).exists():
                 yield Clip(name, [classes[label] for label in file_labels], str(root / name), str(root / name))
             else:
                 yield LeftOut(name, "missing", str(root / name))

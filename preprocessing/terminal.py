@@ -16,6 +16,7 @@ _UNSAFE = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\
 _NOT_IN_A_LINE = re.compile(f"[{_UNSAFE}]")
 _NOT_IN_A_CELL = re.compile(f"(?![\t\n])[{_UNSAFE}]")
 _LONGEST_REASON = 400  # characters
+_ID = re.compile(r"[A-Za-z0-9_-]+")
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - spreadsheets take the full-width signs for formulas too
 
 
@@ -73,11 +74,12 @@ def json_text(text: str) -> str:
 def csv_cell(value: object) -> object:
     """A value for a cell of a CSV: text that a spreadsheet would run as a formula gets a leading apostrophe.
 
-    Line feeds and tabs stay, as CSV can hold them; other control characters are escaped. Numbers stay numbers.
+    Line feeds and tabs stay, as CSV can hold them; other control characters are escaped. Numbers stay as they are, and
+    so do AudioSet's ids, of which one in 64 begins with "-": letters and digits alone make no formula that does harm.
     """
     if not isinstance(value, str):
         return value
-    guarded = f"'{value}" if value.startswith(_FORMULA) else value
+    guarded = f"'{value}" if value.startswith(_FORMULA) and not _ID.fullmatch(value) else value
     return _NOT_IN_A_CELL.sub(_escaped, guarded)
 
 

@@ -220,12 +220,13 @@ def bombs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
         (folder / name).mkdir()
         make(folder / name / "hostile.pth")
     code = (
-        "import json, resource, sys\n"
+        "import json, sys\n"
+        "from tests.memory import peak, reset_peak\n"
         "from audioset_dcls.models import load_checkpoint\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "load_checkpoint(sys.argv[1])\n"
         "results = []\n"
         "for path in sys.argv[2:]:\n"
+        "    reset_peak()\n"
         "    before, message = peak(), 'was loaded'\n"
         "    try: load_checkpoint(path)\n"
         "    except ValueError as error: message = str(error)\n"
