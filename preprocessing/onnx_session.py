@@ -12,14 +12,14 @@ from typing import Any
 
 from preprocessing.terminal import first_line
 
-_ERRORS_ONLY = 3  # ONNX Runtime's log severity: its warnings about the machine tell a user nothing
+_FATAL_ONLY = 4  # ONNX Runtime's log severity: what it prints of an error, it raises too
 
 
 def onnx_runtime() -> ModuleType:
     """The module `onnxruntime`, quiet and without telemetry."""
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     return onnxruntime
 
 
@@ -44,7 +44,7 @@ def open_session(path: str | Path, providers: Sequence[str], threads: int = 1, m
     """
     runtime = onnx_runtime()
     options = runtime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = memory_pattern
     try:

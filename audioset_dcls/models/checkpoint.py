@@ -222,7 +222,11 @@ def _locate(source: str | Path) -> Path:
             return _cached(entry.url, Path(urlsplit(entry.url).path).name, entry.sha256)
         if source.startswith(("http://", "https://")):
             name = Path(urlsplit(source).path).name or "checkpoint"
-            return _cached(source, f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{name}", None)
+            if source.startswith("http://"):
+                _log.warning(
+                    "%s: not encrypted, anybody on the way can change the file; use https if it has it", source
+                )
+            return _cached(source, f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{name[-100:]}", None)
     path = Path(source)
     if path.is_file():
         return path
@@ -255,7 +259,8 @@ def _cached(url: str, name: str, sha256: str | None) -> Path:
             target.unlink()  # else every later run would meet it again
             raise
         if sha256 is None:
-            recorded.write_text(sha256_of(target) + "\n")
+            with atomic_write(recorded) as unfinished:
+                unfinished.write_text(sha256_of(target) + "\n")
             _log.warning("%s: no checksum is published; recorded that of this download in %s", target.name, recorded)
     return target
 

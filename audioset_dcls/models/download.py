@@ -9,11 +9,17 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from preprocessing.files import atomic_write, no_links
+from preprocessing.terminal import printable
+
 _CHUNK = 1 << 20  # bytes
+_MOST_BYTES = 8 << 30  # of a file; the largest ConvNeXt of timm has 3 GB
 _TIMEOUT = 30  # seconds without a byte before a connection counts as broken
 _BREAKS = 10  # connections that may break before giving up
 _PAUSE = 1.0  # seconds before connecting again
@@ -32,6 +38,7 @@ def sha256_of(path: Path) -> str:
 def download(url: str, target: Path, sha256: str | None = None) -> None:
     """Fetch `url` into `target`, which appears only when it is whole and, where `sha256` is given, has that checksum.
 
+    Over https an answer that leads to another scheme is refused, and so is a file of more than 8 GB.
     What a broken connection leaves stays beside it as `<target>.part` and is continued, in this call or the next, as
     long as the server says that its file is still the same. Raises DownloadError.
     """
@@ -68,7 +75,8 @@ def _transfer(url: str, part: Path) -> None:
     start = _size(part) if _validator(part).exists() else 0
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": _validator(part).read_text()}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as response:
+    opener = urllib.request.build_opener(_Redirects)
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as response:
         if response.headers.get_content_type() == "text/html":
             raise DownloadError(f"{url}: the server sends a web page instead of a file; open the address in a browser")
         if response.status != 206:
@@ -79,22 +87,41 @@ def _transfer(url: str, part: Path) -> None:
         # only a strong validator proves that two parts belong to one file (RFC 9110, section 13.1.5)
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if validator and not validator.startswith("W/"):
-            _validator(part).write_text(validator)
+            with atomic_write(_validator(part)) as unfinished:
+                unfinished.write_text(validator)
         else:
             _validator(part).unlink(missing_ok=True)
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        with part.open("ab" if start else "wb") as file, _progress_bar() as bar:
-            task = bar.add_task(part.name.removesuffix(".part"), total=total, completed=start)
-            while chunk := response.read1(_CHUNK):
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() and len(length) < 20 else None
+        size = start
+        with open(part, "ab" if start else "wb", opener=no_links) as file, _progress_bar() as bar:
+            task = bar.add_task(printable(part.name.removesuffix(".part")), total=total, completed=start)
+            while max(size, total or 0) <= _MOST_BYTES and (chunk := response.read1(_CHUNK)):
                 file.write(chunk)
+                size += len(chunk)
                 bar.advance(task, len(chunk))
+        if max(size, total or 0) > _MOST_BYTES:
+            part.unlink()
+            raise DownloadError(
+                f"{url}: has {max(size, total or 0):,} bytes or more, at most {_MOST_BYTES:,} are fetched"
+            )
     if total is not None and _size(part) < total:
         raise ConnectionError(f"the connection broke after {_size(part):,} of {total:,} bytes")
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows an answer that leads elsewhere, but never from https to what anybody on the way can read and change."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme not in ("https", req.type):
+            raise DownloadError(f"{req.full_url}: leads to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _progress_bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 

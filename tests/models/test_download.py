@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -32,6 +34,8 @@ class Server(ThreadingHTTPServer):
     content = CONTENT
     content_type = "application/octet-stream"
     etag: str | None = '"first"'
+    length: str | None = ""  # what Content-Length says; empty: the truth; None: it is left out
+    leads_to: str | None = None  # another address
     ranges = True  # answer Range with 206
     breaks: list[int]  # bytes after which the coming connections close
     requests: list[str | None]
@@ -53,6 +57,10 @@ class Handler(BaseHTTPRequestHandler):
         server.requests.append(wanted)
         if "missing" in self.path:
             return self.send_error(404)
+        if server.leads_to is not None and self.path != "/elsewhere.pth":
+            self.send_response(302)
+            self.send_header("Location", server.leads_to)
+            return self.end_headers()
         unchanged = self.headers["If-Range"] in (None, server.etag)
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges and unchanged else 0
         if start >= len(server.content):
@@ -64,7 +72,8 @@ class Handler(BaseHTTPRequestHandler):
         if server.etag:
             self.send_header("ETag", server.etag)
         self.send_header("Content-Type", server.content_type)
-        self.send_header("Content-Length", str(len(body)))
+        if server.length is not None:
+            self.send_header("Content-Length", server.length or str(len(body)))
         self.end_headers()
         self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
 
@@ -188,10 +197,13 @@ def test_a_published_name_is_downloaded_once_and_checked_always(
     assert "not what was downloaded" in caplog.text
 
 
-def test_an_address_works_like_a_file(server: Server, tmp_path: Path) -> None:
+def test_an_address_works_like_a_file(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_checkpoint(tmp_path / "model.pth", create_model("test_convnext", dcls=False, num_classes=3))
     server.content = (tmp_path / "model.pth").read_bytes()
-    assert load_checkpoint(server.url).config["name"] == "test_convnext"
+    with caplog.at_level(logging.WARNING):
+        assert load_checkpoint(server.url).config["name"] == "test_convnext"
+    assert "model.pth: not encrypted" in caplog.text
+    assert "no checksum is published; recorded" in caplog.text
     load_checkpoint(server.url)
     assert len(server.requests) == 1
 
@@ -201,3 +213,49 @@ def test_something_else_behind_an_address_is_not_kept(server: Server) -> None:
         with pytest.raises(CheckpointError, match="no checkpoint; expected a file written by"):
             load_checkpoint(server.url)
     assert len(server.requests) == 2
+
+
+def test_a_file_that_is_too_large_is_not_fetched(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_module, "_MOST_BYTES", len(CONTENT) - 1)
+    monkeypatch.setattr(download_module, "_CHUNK", 1000)
+    for length in ("", str(50 * 10**9), None, "-5", "many", "9" * 30):  # told, lied about, and not told
+        server.length = length
+        with pytest.raises(DownloadError, match=r"model\.pth: has [\d,]+ bytes or more, at most 255,999"):
+            download(server.url, target)
+        assert not [path for path in target.parent.iterdir() if not path.name.endswith(".validator")]
+    monkeypatch.setattr(download_module, "_MOST_BYTES", len(CONTENT))
+    server.length = None
+    download(server.url, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_an_answer_may_lead_elsewhere_over_the_same_scheme(server: Server, target: Path) -> None:
+    server.leads_to = "/elsewhere.pth"
+    download(server.url, target)
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1/x", "file:///etc/passwd", "data:,x"])
+def test_an_answer_may_not_lead_to_other_schemes(server: Server, target: Path, address: str) -> None:
+    server.leads_to = address
+    with pytest.raises(DownloadError):
+        download(server.url, target)
+    assert not target.exists()
+
+
+def test_https_does_not_lead_to_http() -> None:
+    request = urllib.request.Request("https://127.0.0.1/model.pth")
+    follow = download_module._Redirects().redirect_request
+    with pytest.raises(DownloadError, match=r"leads to http://127\.0\.0\.1/model\.pth, which is not https"):
+        follow(request, None, 302, "Found", HTTPMessage(), "http://127.0.0.1/model.pth")
+    assert follow(request, None, 302, "Found", HTTPMessage(), "https://127.0.0.1/other.pth") is not None
+
+
+def test_a_link_in_the_cache_is_not_written_through(server: Server, target: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    target.parent.mkdir()
+    target.with_name("model.pth.part").symlink_to(victim)
+    with pytest.raises(DownloadError):
+        download(server.url, target)
+    assert victim.read_text() == "precious"
