@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import pickle
 import re
 import reprlib
 from collections.abc import Callable, Mapping
@@ -151,8 +152,8 @@ def create_model(
         `conv_mlp` of a ConvNeXt. No others, so that a checkpoint's config can never do more than name sizes.
 
     Raises ValueError for a name without a known stem, an option that is unknown or out of bounds (see
-    `check_config`), or dcls=True on a trunk without 7 x 7 depthwise convolutions, and RuntimeError where timm has no
-    ImageNet weights or cannot fetch them.
+    `check_config`), or dcls=True on a trunk without 7 x 7 depthwise convolutions, and RuntimeError if timm has no
+    ImageNet weights, or cannot fetch or read them.
 
     >>> create_model("convnext_atto")(torch.zeros(2, 1, 128, 1001)).shape
     torch.Size([2, 527])
@@ -207,7 +208,7 @@ def _timm_trunk(name: str, pretrained: bool | str, **kwargs: Any) -> Any:
         kwargs["pretrained_cfg_overlay"] = {"file": pretrained}
     try:
         return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         if not pretrained:
             raise
         where = pretrained if isinstance(pretrained, str) else "downloaded by timm"

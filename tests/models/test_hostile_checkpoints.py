@@ -130,6 +130,15 @@ def test_metadata_that_never_ends(tmp_path: Path) -> None:
     refuse(tmp_path / "hostile.safetensors", "damaged or truncated")
 
 
+def test_imagenet_weights_of_a_stranger_run_no_code(tmp_path: Path) -> None:
+    for zipped in (True, False):
+        made = {"stem.0.weight": Called(Path.touch, tmp_path / "proof")}
+        torch.save(made, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(RuntimeError, match=r"^ImageNet weights of test_convnext [^\n]*$"):
+            create_model("test_convnext", pretrained=str(tmp_path / "x.pth"))
+    assert not (tmp_path / "proof").exists()
+
+
 class Called:
     """Pickles as a call."""
 
