@@ -122,7 +122,7 @@ def evaluate() -> None:
         "--runs",
         type=Path,
         metavar="DIR",
-        help="compare the runs <experiment>/seed=<n> in it, with --data after scoring the best.ckpt of each",
+        help="compare the runs <experiment>/seed_<n> in it, with --data after scoring the best.ckpt of each",
     )
     parser.add_argument(
         "--against",

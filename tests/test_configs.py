@@ -52,8 +52,10 @@ def test_experiment_builds(experiment: str, trained: Path, tmp_path: Path) -> No
     config = composed(
         f"experiment={experiment}", f"checkpoint={trained}", "trainer.accelerator=cpu", "trainer.devices=1"
     )
-    assert Path(config.hydra.run.dir) == Path("runs") / experiment / "seed=0"
-    assert Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir == Path("runs") / experiment / "seed=0"
+    assert Path(config.hydra.run.dir) == Path("runs") / experiment / "seed_0"
+    assert Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir == Path("runs") / experiment / "seed_0"
+    written = f"{config.hydra.run.dir}/best.ckpt"
+    assert composed(f"checkpoint={written}").checkpoint == written  # Hydra takes back the paths that it gives
     settings = resolved(config)
     loads = "checkpoint" in settings["model"]
     with torch.device("cpu" if loads else "meta"):  # weights without numbers: nothing is computed

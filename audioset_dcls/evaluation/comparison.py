@@ -67,7 +67,7 @@ def compare(folder: Path, data: str | None = None, against: Sequence[str] = ()) 
     tasks = {(run.task, run.clip_hash) for run in runs}
     if len(tasks) > 1:
         listed = "\n".join(
-            f"  {run.experiment}/seed={run.seed}: {run.clips} clips, hash {str(run.clip_hash)[:8]}" for run in runs
+            f"  {run.experiment}/seed_{run.seed}: {run.clips} clips, hash {str(run.clip_hash)[:8]}" for run in runs
         )
         raise ValueError(f"{folder}: the runs' numbers are of different clips or labels; add --data eval.h5\n{listed}")
     comparison = Comparison(folder, runs, against)

@@ -1,6 +1,6 @@
 """Training runs as they lie on the disk: what each scored, and on which clips.
 
-A run is a folder `<experiment>/seed=<n>` with what `dcls-train` leaves there and the folders `best-on-<data>` that
+A run is a folder `<experiment>/seed_<n>` with what `dcls-train` leaves there and the folders `best-on-<data>` that
 `dcls-eval` makes. Its numbers are those of the evaluation, where there is one, beside those of `metrics.json` (any
 numbers, e.g. hours or clips/s) and the best mAP in the training's log, `csv/metrics.csv`.
 """
@@ -53,10 +53,10 @@ def evaluation_folder(model_path: Path, data_path: Path) -> Path:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folders `seed=<n>` below `folder`, by experiment and seed. Raises ValueError where there is none."""
-    runs = [path for path in folder.rglob("seed=*") if path.is_dir() and re.fullmatch(r"seed=\d+", path.name)]
+    """The folders `seed_<n>` below `folder`, by experiment and seed. Raises ValueError where there is none."""
+    runs = [path for path in folder.rglob("seed_*") if path.is_dir() and re.fullmatch(r"seed_\d+", path.name)]
     if not runs:
-        raise ValueError(f"{folder}: no runs; expected <experiment>/seed=<n>/ as dcls-train makes them")
+        raise ValueError(f"{folder}: no runs; expected <experiment>/seed_<n>/ as dcls-train makes them")
     return sorted(runs, key=lambda run: (run.parent, _seed(run)))
 
 
@@ -143,4 +143,4 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _seed(run: Path) -> int:
-    return int(run.name.removeprefix("seed="))
+    return int(run.name.removeprefix("seed_"))

@@ -81,7 +81,7 @@ def evaluate_runs(
     num_workers: int = 2,
     against: Sequence[str] = (),
 ) -> tuple[Comparison, Path, list[str]] | None:
-    """Compare the runs <experiment>/seed=<n> in `folder`; with `data_path`, evaluate their best.ckpt on it first.
+    """Compare the runs <experiment>/seed_<n> in `folder`; with `data_path`, evaluate their best.ckpt on it first.
 
     A run whose weights were evaluated on these clips already is not evaluated again: an interrupted comparison goes on
     where it stopped. Returns the comparison, the folder it was written to (by default `<folder>/comparison`) and a line

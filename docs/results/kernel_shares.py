@@ -19,7 +19,7 @@ from audioset_dcls.training.pictures import dense_kernels
 def main(folder: Path, *experiments: str) -> None:
     print("| experiment | middle 3 x 3 | largest cell | norm |\n| --- | --- | --- | --- |")
     for experiment in experiments:
-        model = load_checkpoint(folder / experiment / "seed=0" / CHECKPOINT)
+        model = load_checkpoint(folder / experiment / "seed_0" / CHECKPOINT)
         layers = [shares(dense_kernels(layer)) for name, layer in model.named_modules() if name.endswith("conv_dw")]
         middle, largest, norm = ((min(values), max(values)) for values in zip(*layers, strict=True))
         print(f"| {experiment} | {span(middle)} | {span(largest)} | {norm[0]:.2f} to {norm[1]:.2f} |")

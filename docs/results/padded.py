@@ -33,7 +33,7 @@ def main(folder: Path, data: Path, *against: str) -> None:
     padded = torch.from_numpy(clips.waveforms(short)[:, :SCENE])  # the file's padding is silence
 
     def with_silence(run: Run) -> Run:
-        checkpoint = folder / run.experiment / f"seed={run.seed}" / CHECKPOINT
+        checkpoint = folder / run.experiment / f"seed_{run.seed}" / CHECKPOINT
         with np.load(evaluation_folder(checkpoint, data) / "predictions.npz") as stored:
             targets, scores = stored["targets"], stored["scores"].copy()
             assert [name.decode() for name in stored["clips"]] == clips.audio_names()

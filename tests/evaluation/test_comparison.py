@@ -46,7 +46,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, lis
     folder = tmp_path_factory.mktemp("runs")
     gains = {"paper/dcls": 1.5, "paper/plain": 1.0}
     scores = {
-        name: [make_run(folder / name / f"seed={seed}", gain, seed) for seed in (0, 1, 10)]
+        name: [make_run(folder / name / f"seed_{seed}", gain, seed) for seed in (0, 1, 10)]
         for name, gain in gains.items()
     }
     return folder, scores
@@ -120,9 +120,9 @@ def test_files_and_terminal(study: tuple[Path, dict[str, list[np.ndarray]]], tmp
 
 
 def test_seeds_that_only_one_has_do_not_count(tmp_path: Path) -> None:
-    make_run(tmp_path / "a" / "seed=0", 1.0, 0)
-    make_run(tmp_path / "a" / "seed=1", 1.0, 1)
-    make_run(tmp_path / "b" / "seed=1", 1.3, 1)
+    make_run(tmp_path / "a" / "seed_0", 1.0, 0)
+    make_run(tmp_path / "a" / "seed_1", 1.0, 1)
+    make_run(tmp_path / "b" / "seed_1", 1.3, 1)
     (difference,) = compare(tmp_path)[0].differences()
     assert difference.seeds == (1,)
     assert difference.seed_interval is None
@@ -135,7 +135,7 @@ def test_seeds_that_only_one_has_do_not_count(tmp_path: Path) -> None:
 
 def test_differences_from_one_experiment(tmp_path: Path) -> None:
     for name, gain in {"a": 1.0, "b": 1.5, "c": 0.5}.items():
-        make_run(tmp_path / name / "seed=0", gain, 0)
+        make_run(tmp_path / name / "seed_0", gain, 0)
     (better,) = (one for one in compare(tmp_path)[0].differences() if {one.first, one.second} == {"a", "b"})
     differences = compare(tmp_path, against=["a"])[0].differences()
     assert [(one.first, one.second) for one in differences] == [("b", "a"), ("c", "a")]
@@ -147,33 +147,33 @@ def test_differences_from_one_experiment(tmp_path: Path) -> None:
 
 def test_each_is_compared_with_what_its_name_begins_with(tmp_path: Path) -> None:
     for name in ("x", "x_dcls", "x_dcls_large", "x_small", "y", "y_dcls"):
-        make_run(tmp_path / name / "seed=0", 1.0, 0)
+        make_run(tmp_path / name / "seed_0", 1.0, 0)
     comparison = compare(tmp_path, against=["x", "x_dcls"])[0]
     pairs = {one.first: one.second for one in comparison.differences()}
     assert pairs == {"x_dcls": "x", "x_dcls_large": "x_dcls", "x_small": "x", "y": "x", "y_dcls": "x"}
 
 
 def test_runs_on_different_clips_are_refused(tmp_path: Path) -> None:
-    make_run(tmp_path / "a" / "seed=0", 1.0, 0)
-    make_run(tmp_path / "b" / "seed=0", 1.0, 0, clips="other")
+    make_run(tmp_path / "a" / "seed_0", 1.0, 0)
+    make_run(tmp_path / "b" / "seed_0", 1.0, 0, clips="other")
     with pytest.raises(ValueError, match="different clips or labels; add --data"):
         compare(tmp_path)
 
 
 def test_runs_without_a_valid_evaluation_are_left_out_and_named(tmp_path: Path) -> None:
     for seed in range(4):
-        make_run(tmp_path / "a" / f"seed={seed}", 1.0, seed)
-    (tmp_path / "a" / "seed=1" / "best.ckpt").write_bytes(b"trained on")
-    (tmp_path / "a" / "seed=2" / "best-on-eval" / "metrics.json").write_text('{"metrics": {"fu')
-    (tmp_path / "a" / "seed=5").mkdir()
-    write_log(tmp_path / "a" / "seed=3", [0.1, 0.2], epochs=60)
-    write_log(tmp_path / "a" / "seed=6", [], epochs=60)
+        make_run(tmp_path / "a" / f"seed_{seed}", 1.0, seed)
+    (tmp_path / "a" / "seed_1" / "best.ckpt").write_bytes(b"trained on")
+    (tmp_path / "a" / "seed_2" / "best-on-eval" / "metrics.json").write_text('{"metrics": {"fu')
+    (tmp_path / "a" / "seed_5").mkdir()
+    write_log(tmp_path / "a" / "seed_3", [0.1, 0.2], epochs=60)
+    write_log(tmp_path / "a" / "seed_6", [], epochs=60)
     comparison, left_out = compare(tmp_path)
     assert [run.seed for run in comparison.runs] == [0]
     assert len(left_out) == 5
     reasons = {1: "older best.ckpt", 2: "damaged", 3: "2 of 60 epochs", 5: "add --data", 6: "0 of 60 epochs"}
     for seed, reason in reasons.items():
-        assert any(f"seed={seed}:" in line and reason in line for line in left_out), left_out
+        assert any(f"seed_{seed}:" in line and reason in line for line in left_out), left_out
 
 
 def write_log(folder: Path, scores: list[float], epochs: int) -> None:
@@ -185,9 +185,9 @@ def write_log(folder: Path, scores: list[float], epochs: int) -> None:
 
 
 def test_without_evaluations_the_logs_best_validation_counts(tmp_path: Path) -> None:
-    write_log(tmp_path / "a" / "seed=0", [0.1, 0.4, 0.3], epochs=3)
-    write_log(tmp_path / "b" / "seed=0", [0.2, 0.25, 0.3], epochs=3)
-    (tmp_path / "b" / "seed=0" / "metrics.json").write_text(json.dumps({"hours": 1.5, "note": "text"}))
+    write_log(tmp_path / "a" / "seed_0", [0.1, 0.4, 0.3], epochs=3)
+    write_log(tmp_path / "b" / "seed_0", [0.2, 0.25, 0.3], epochs=3)
+    (tmp_path / "b" / "seed_0" / "metrics.json").write_text(json.dumps({"hours": 1.5, "note": "text"}))
     comparison, left_out = compare(tmp_path)
     assert left_out == []
     assert comparison.values("a", "mAP") == [0.4]
@@ -199,13 +199,13 @@ def test_without_evaluations_the_logs_best_validation_counts(tmp_path: Path) -> 
 
 
 def test_several_evaluations_need_a_name(tmp_path: Path) -> None:
-    make_run(tmp_path / "a" / "seed=0", 1.0, 0)
-    (tmp_path / "a" / "seed=0" / "best-on-esc50").mkdir()
+    make_run(tmp_path / "a" / "seed_0", 1.0, 0)
+    (tmp_path / "a" / "seed_0" / "best-on-esc50").mkdir()
     with pytest.raises(ValueError, match=r"several files \(best-on-esc50, best-on-eval\); add --data"):
         compare(tmp_path)
     assert len(compare(tmp_path, "eval")[0].runs) == 1
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no runs; expected <experiment>/seed=<n>/"):
+    with pytest.raises(ValueError, match="no runs; expected <experiment>/seed_<n>/"):
         compare(tmp_path)

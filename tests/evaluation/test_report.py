@@ -49,7 +49,7 @@ def summary(predictions: Predictions) -> Summary:
 
 @pytest.fixture
 def report(summary: Summary) -> Report:
-    return Report(summary, {"model": "runs/a/seed=0/best.ckpt", "data": "eval.h5"}, [100, 20, 5, 7, 3])
+    return Report(summary, {"model": "runs/a/seed_0/best.ckpt", "data": "eval.h5"}, [100, 20, 5, 7, 3])
 
 
 class Page(HTMLParser):

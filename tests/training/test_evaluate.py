@@ -194,7 +194,7 @@ def test_runs_are_evaluated_compared_and_not_evaluated_twice(
     data: Path, tmp_path: Path, dcls_eval: Callable[..., tuple[int, str, str]]
 ) -> None:
     for place, (name, seed) in enumerate([("dcls", 0), ("dcls", 1), ("plain", 0), ("plain", 1)]):
-        write_checkpoint(tmp_path / name / f"seed={seed}" / "best.ckpt", place)
+        write_checkpoint(tmp_path / name / f"seed_{seed}" / "best.ckpt", place)
     status, output, errors = dcls_eval("--runs", tmp_path, "--data", data)
     assert (status, errors) == (0, "")
     assert "mAP (95 %:" in output
@@ -207,13 +207,13 @@ def test_runs_are_evaluated_compared_and_not_evaluated_twice(
 
     reports = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/best-on-eval/metrics.json")}
     assert len(reports) == 4
-    write_checkpoint(tmp_path / "plain" / "seed=1" / "best.ckpt", 9)  # trained on
-    (tmp_path / "plain" / "seed=0" / "best.ckpt").write_bytes(b"PK truncated")
+    write_checkpoint(tmp_path / "plain" / "seed_1" / "best.ckpt", 9)  # trained on
+    (tmp_path / "plain" / "seed_0" / "best.ckpt").write_bytes(b"PK truncated")
     status, _, errors = dcls_eval("--runs", tmp_path, "--data", data)
     assert status == 1
-    assert f"{tmp_path / 'plain' / 'seed=0'}" in errors
+    assert f"{tmp_path / 'plain' / 'seed_0'}" in errors
     again = [str(path.relative_to(tmp_path)) for path, time in reports.items() if path.stat().st_mtime_ns != time]
-    assert again == ["plain/seed=1/best-on-eval/metrics.json"]
+    assert again == ["plain/seed_1/best-on-eval/metrics.json"]
     assert len(list(csv.DictReader((tmp_path / "comparison" / "runs.csv").open(newline="")))) == 3
 
 

@@ -241,7 +241,7 @@ def test_dcls_from_trained_kernels(unbroken: Path, small: list[str], tmp_path: P
 @pytest.mark.slow
 def test_kill_and_resume(unbroken: Path, small: list[str], command: Command, tmp_path: Path) -> None:
     """SIGKILL wherever the run happens to be, twice; the same command goes on to the same curve."""
-    folder = tmp_path / "runs" / "small" / "seed=0"
+    folder = tmp_path / "runs" / "small" / "seed_0"
     for rows in (2, 7):
         process = command(*small)
         while not (folder / "csv" / "metrics.csv").exists() or len(curve(folder)) < rows:
@@ -259,7 +259,7 @@ def test_kill_and_resume(unbroken: Path, small: list[str], command: Command, tmp
 def test_two_processes_same_curve(unbroken: Path, small: list[str], command: Command, tmp_path: Path) -> None:
     """Two gloo processes with a batch each give the losses of one process that adds up two batches."""
     finish(command(*small, "trainer.devices=2", "trainer.strategy=ddp"))
-    both = curve(tmp_path / "runs" / "small" / "seed=0")
+    both = curve(tmp_path / "runs" / "small" / "seed_0")
     assert len(both) == len(curve(unbroken))
     for two, one in zip(both, curve(unbroken), strict=True):
         # the sums of gradients are rounded in another order
@@ -270,7 +270,7 @@ def test_two_processes_same_curve(unbroken: Path, small: list[str], command: Com
 def test_seeds_one_after_another(small: list[str], command: Command, tmp_path: Path) -> None:
     """`-m seed=0,1` on two processes each: the second run starts after the first, in its own folder."""
     finish(command("-m", "seed=0,1", *small, "trainer.devices=2", "trainer.strategy=ddp", "epochs=1"))
-    first, second = (curve(tmp_path / "runs" / "small" / f"seed={seed}") for seed in (0, 1))
+    first, second = (curve(tmp_path / "runs" / "small" / f"seed_{seed}") for seed in (0, 1))
     assert len(first) == len(second) == 5
     assert first != second
 
@@ -285,7 +285,7 @@ def test_bad_input_is_one_line(small: list[str], command: Command, tmp_path: Pat
     (line,) = (line for line in output.splitlines() if line.startswith("dcls-train: "))
     assert "batch_size=8 is not a multiple of data.batch_size=3" in line
     assert "Traceback" not in output
-    assert len(curve(tmp_path / "runs" / "size4" / "seed=0")) == 5
+    assert len(curve(tmp_path / "runs" / "size4" / "seed_0")) == 5
 
 
 @pytest.mark.slow
@@ -293,7 +293,7 @@ def test_submitit(small: list[str], command: Command, tmp_path: Path) -> None:
     """The SLURM launcher's settings work, tried with submitit's local executor."""
     finish(command("-m", "seed=0,1", *small, "hydra/launcher=submitit_local", "epochs=1"))
     for seed in (0, 1):
-        assert len(curve(tmp_path / "runs" / "small" / f"seed={seed}")) == 5
+        assert len(curve(tmp_path / "runs" / "small" / f"seed_{seed}")) == 5
 
 
 @pytest.mark.slow
@@ -313,7 +313,7 @@ def test_three_seeds_and_report(small: list[str], clips: Path, command: Command,
     assert scores[:3] == scores[3:]
     assert len(set(scores)) > 1
     for run, score in zip(runs, scores, strict=True):
-        logged = curve(tmp_path / "runs" / run["experiment"] / f"seed={run['seed']}")
+        logged = curve(tmp_path / "runs" / run["experiment"] / f"seed_{run['seed']}")
         assert score == pytest.approx(next(row["val/map"] for row in logged if "val/map" in row), abs=1e-6)
     with (tmp_path / "runs" / "comparison" / "differences.csv").open(newline="") as file:
         (difference,) = csv.DictReader(file)

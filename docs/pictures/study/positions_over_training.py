@@ -1,6 +1,6 @@
 """Draws positions_over_training.png: how far elements spread, how wide they are, how fast they move, a line a run.
 
-python docs/pictures/study/positions_over_training.py runs/study/convnext_dcls/seed=*
+python docs/pictures/study/positions_over_training.py runs/study/convnext_dcls/seed_*
 """
 
 import csv
