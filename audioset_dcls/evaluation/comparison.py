@@ -60,7 +60,7 @@ def compare(folder: Path, data: str | None = None, against: Sequence[str] = ()) 
     for path in find_runs(folder):
         try:
             runs.append(read_run(path, str(path.parent.relative_to(folder)), next(iter(evaluations), None)))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError) as error:
             left_out.append(f"{path}: left out: {error}")
     if not runs:
         raise ValueError(f"{folder}: no run to compare\n" + "\n".join(left_out))

@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,22 +63,30 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def read_run(folder: Path, experiment: str, evaluation: str | None = None) -> Run:
-    """The run in `folder` with the evaluation of that name. Raises ValueError where it is unfinished or has no mAP."""
+    """The run in `folder` with the evaluation of that name.
+
+    Raises ValueError if it is unfinished, has no mAP, or a file of it is damaged, OSError if one cannot be read.
+    """
     curve = read_curve(folder / "csv" / "metrics.csv")
     _check_finished(folder, curve)
     own = _read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
     numbers = ({"mAP": max(score for _, score in curve)} if curve else {}) | _numbers(own)
     resampled = None
     if evaluation is not None:
-        own = _read_json(folder / evaluation / "metrics.json")
-        if (folder / CHECKPOINT).exists() and own["model_sha256"] != file_hash(folder / CHECKPOINT):
+        path = folder / evaluation / "metrics.json"
+        own = _read_json(path)
+        with _reading(path):
+            numbers |= evaluated_numbers(own)
+            checksum = own["model_sha256"]
+        if (folder / CHECKPOINT).exists() and checksum != file_hash(folder / CHECKPOINT):
             raise ValueError(f"{evaluation} is of an older {CHECKPOINT}; add --data to evaluate it again")
-        numbers |= evaluated_numbers(own)
         resampled = read_resampled_mean(folder / evaluation / "predictions.npz")
     if "mAP" not in numbers:
         raise ValueError("no mAP: neither an evaluation nor a validation")
-    task = own.get("target_hash")
-    return Run(experiment, _seed(folder), numbers, own.get("clips"), own.get("clip_hash"), task, resampled, curve)
+    clips, clip_hash, task = (own.get(name) for name in ("clips", "clip_hash", "target_hash"))
+    if not isinstance(clips, int | None) or not all(isinstance(text, str | None) for text in (clip_hash, task)):
+        raise ValueError("metrics.json is damaged (clips, clip_hash or target_hash)")
+    return Run(experiment, _seed(folder), numbers, clips, clip_hash, task, resampled, curve)
 
 
 def evaluated_numbers(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -90,10 +100,10 @@ def evaluated_numbers(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_curve(path: Path) -> list[tuple[float, float]]:
-    """(epochs trained, validation mAP) from the training's log; empty where there is none."""
+    """(epochs trained, validation mAP) from the training's log; empty if there is none."""
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
+    with _reading(path), path.open(encoding="utf-8", newline="") as file:
         return [(float(row["epoch"]) + 1, float(row["val/map"])) for row in csv.DictReader(file) if row.get("val/map")]
 
 
@@ -101,7 +111,11 @@ def read_resampled_mean(path: Path) -> NDArray[np.float64] | None:
     """The bootstrap samples of the mAP in an evaluation's predictions.npz."""
     if not path.exists():
         return None
-    return read_npz(path, "resampled_mAP", "f", 1, _MOST_RESAMPLES * 8).astype(np.float64)
+    with _reading(path):
+        samples = read_npz(path, "resampled_mAP", "f", 1, _MOST_RESAMPLES * 8).astype(np.float64)
+        if not np.isfinite(samples).all():
+            raise ValueError("resampled_mAP is not finite")
+    return samples
 
 
 def file_hash(path: Path) -> str:
@@ -111,26 +125,37 @@ def file_hash(path: Path) -> str:
 
 
 def _check_finished(folder: Path, curve: Sequence[tuple[float, float]]) -> None:
-    """Raises ValueError where the run's own settings say that it has epochs to go."""
+    """Raises ValueError if the run's own settings say that it has epochs to go."""
     config = folder / "config.yaml"
     if not config.exists():
         return
-    # no OmegaConf: it would resolve what the file asks for, environment variables for example
-    epochs = checks.integer(checks.read_yaml(config).get("epochs") or 0, "epochs", 0, 10**9)
+    with _reading(config):
+        # no OmegaConf: it would resolve what the file asks for, environment variables for example
+        epochs = checks.integer(checks.read_yaml(config).get("epochs") or 0, "epochs", 0, 10**9)
     done = max((epoch for epoch, _ in curve), default=0)
     if done < epochs:
         raise ValueError(f"unfinished, {done:.0f} of {epochs} epochs")
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raises ValueError, one line that names the file, for whatever its content makes its reader raise."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{path.parent.name}/{path.name} is damaged ({reason[:200]})") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"no {path.parent.name}/{path.name}; add --data to evaluate it")
-    try:
+    with _reading(path):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} is damaged ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
+        if not isinstance(content, dict):
+            raise TypeError("no JSON object")
     return content
 
 
@@ -138,7 +163,8 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("clips", "classes")
+        if isinstance(value, int | float) and math.isfinite(value) and type(value) is not bool
+        if name not in ("clips", "classes")
     }
 
 

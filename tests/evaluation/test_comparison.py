@@ -17,7 +17,7 @@ from audioset_dcls.evaluation import metrics
 from audioset_dcls.evaluation.comparison import compare, print_comparison
 from audioset_dcls.evaluation.predictions import Predictions
 from audioset_dcls.evaluation.report import Report
-from audioset_dcls.evaluation.runs import file_hash
+from audioset_dcls.evaluation.runs import file_hash, read_run
 from audioset_dcls.evaluation.summary import summarize
 
 TARGETS = np.random.default_rng(0).random((80, 4)) < 0.3
@@ -174,6 +174,47 @@ def test_runs_without_a_valid_evaluation_are_left_out_and_named(tmp_path: Path) 
     reasons = {1: "older best.ckpt", 2: "damaged", 3: "2 of 60 epochs", 5: "add --data", 6: "0 of 60 epochs"}
     for seed, reason in reasons.items():
         assert any(f"seed_{seed}:" in line and reason in line for line in left_out), left_out
+
+
+BROKEN = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "zeros": lambda content: bytes(len(content)),
+    "binary": lambda content: b"\xff\xfe\x00" + content,
+    "list": lambda content: b"[1, 2]",
+    "nested": lambda content: b'{"metrics": {"full": 3}, "model_sha256": [], "clips": "many", "target_hash": [1]}',
+    "text": lambda content: b"epoch,val/map\nmany,0.5\n",
+    "yaml": lambda content: b"epochs: [1, {",
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_broken_run_is_left_out_in_one_line(damage: str, tmp_path: Path) -> None:
+    """Each file of a run in turn; the whole run beside it is compared."""
+    files = [
+        "csv/metrics.csv",
+        "config.yaml",
+        "metrics.json",
+        "best-on-eval/metrics.json",
+        "best-on-eval/predictions.npz",
+    ]
+    for seed in range(len(files) + 1):
+        folder = tmp_path / "a" / f"seed_{seed}"
+        make_run(folder, 1.0, seed)
+        write_log(folder, [0.1, 0.2], epochs=2)
+        (folder / "metrics.json").write_text('{"hours": 1.5}')
+        assert read_run(folder, "a", "best-on-eval").metrics["hours"] == 1.5
+    broken = [tmp_path / "a" / f"seed_{seed}" / name for seed, name in enumerate(files)]
+    for path in broken:
+        path.write_bytes(BROKEN[damage](path.read_bytes()))
+    comparison, left_out = compare(tmp_path)
+    comparison.write(tmp_path / "comparison")
+    for line in left_out:
+        assert "\n" not in line
+    assert {run.seed for run in comparison.runs} >= {len(files)}
+    assert len(left_out) + len(comparison.runs) == len(files) + 1
+    for path, name in zip(broken[3:], files[3:], strict=True):  # an evaluation that is not whole is never used
+        assert any(line.startswith(f"{path.parent.parent}:") and name in line for line in left_out), left_out
 
 
 def write_log(folder: Path, scores: list[float], epochs: int) -> None:
