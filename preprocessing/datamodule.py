@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from preprocessing.audio import SAMPLE_RATE
-from preprocessing.dataset import ClipDataset, Request
+from preprocessing.dataset import ClipDataset, Request, shared_memory_errors, workers_that_fit
 from preprocessing.hdf5 import ClipFileError
 
 
@@ -115,9 +115,10 @@ class ClipLoader(DataLoader[dict[str, torch.Tensor]]):
             self._place = self._resume
         self._resume = None
         self.sampler.first = self._place["batches"]
-        for batch in super().__iter__():
-            self._place["batches"] += 1
-            yield batch
+        with shared_memory_errors():
+            for batch in super().__iter__():
+                self._place["batches"] += 1
+                yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and how many of its batches were handed out."""
@@ -135,7 +136,7 @@ class AudioSetDataModule(lightning.LightningDataModule):
         train: one or more files; they are joined, e.g. balanced and unbalanced.
         val, test: one or more files each.
         batch_size: clips a process and batch.
-        num_workers: processes that read ahead; 0 reads in this one.
+        num_workers: processes that read ahead, fewer if shared memory is too small; 0 reads in this one.
         seed: of the order and the crops, together with the epoch.
         balanced: draw clips with replacement so that every label comes equally often; off, as in DCLS-Audio.
         teacher: where the train clips' scores of a teacher lie: `"stored"` in the train files, or an npz or HDF5 file
@@ -242,11 +243,13 @@ class AudioSetDataModule(lightning.LightningDataModule):
         return 1, 0
 
     def _loader(self, dataset: ClipDataset, batches: TrainBatches | EvalBatches) -> ClipLoader:
+        here = 1 if self.trainer is None else self.trainer.world_size // self.trainer.num_nodes
+        workers = workers_that_fit(self.num_workers, self.batch_size * dataset.clip_bytes, here)
         return ClipLoader(
             dataset,
             batches,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.seed),  # else every epoch would draw from the global one
         )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +21,10 @@ from preprocessing.audio import SAMPLE_RATE
 from preprocessing.hdf5 import ClipFile, ClipFileError, clip_id
 from preprocessing.hdf5_checks import dataset, texts
 from preprocessing.npz import read_npz
+
+_SHARED_MEMORY = Path("/dev/shm")  # where torch puts the batches of worker processes on Linux
+_READ_AHEAD = 2  # batches of each worker, torch's default
+_log = logging.getLogger(__name__)
 
 STORED = "stored"
 """The teacher's name where the files have its scores themselves."""
@@ -77,6 +85,11 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @property
+    def clip_bytes(self) -> int:
+        """The most bytes that a clip takes in a batch."""
+        return 2 * self.samples + 3 * len(self.labels) + 2 * self.embedding_size + 16
+
     def audio_names(self) -> list[str]:
         """The names of the clips, in the order of `clip` in a batch."""
         return [name for file in self.files for name in file.audio_names()]
@@ -109,13 +122,13 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, request: Request) -> dict[str, torch.Tensor]:
         clips = np.asarray(request.clips, np.int64)
-        waveform = _empty(len(clips), self.samples, torch.int16)
-        target = _empty(len(clips), len(self.labels), torch.bool)
+        waveform = empty_batch(len(clips), self.samples, torch.int16)
+        target = empty_batch(len(clips), len(self.labels), torch.bool)
         batch = {"waveform": waveform, "target": target, "clip": torch.from_numpy(clips)}
         if self._stored_teacher or self._teacher is not None:
-            batch["teacher"] = _empty(len(clips), len(self.labels), torch.float16)
+            batch["teacher"] = empty_batch(len(clips), len(self.labels), torch.float16)
         if self.embedding_size:
-            batch["embedding"] = _empty(len(clips), self.embedding_size, torch.float16)
+            batch["embedding"] = empty_batch(len(clips), self.embedding_size, torch.float16)
         if self._lengths is not None:
             batch["length"] = torch.from_numpy(self._lengths[clips])
         starts = np.zeros(len(clips), np.int64)
@@ -139,12 +152,50 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         return batch
 
 
-def _empty(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+def empty_batch(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     """An uninitialised (rows, columns); in a worker in shared memory, where it would else be copied to be sent."""
     if get_worker_info() is None:
         return torch.empty(rows, columns, dtype=dtype)
     storage = torch.UntypedStorage._new_shared(rows * columns * dtype.itemsize)
     return torch.empty(0, dtype=dtype).set_(storage, 0, (rows, columns), (columns, 1))
+
+
+def workers_that_fit(workers: int, batch_bytes: int, processes: int = 1) -> int:
+    """`workers`, or fewer if shared memory has no room for what they read ahead: a container has 64 MB by default.
+
+    batch_bytes: of one batch. processes: of this machine that have so many workers each. Fewer are logged.
+    """
+    if not workers or not _SHARED_MEMORY.is_dir():
+        return workers
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    # beside those read ahead, one batch is in use and one on its way
+    fitting = max(free // processes // batch_bytes - 2, 0) // _READ_AHEAD
+    if fitting < workers:
+        needed = (_READ_AHEAD * workers + 2) * batch_bytes * processes
+        _warn_once(
+            f"{_SHARED_MEMORY} has {free // 2**20} MB free: {fitting} of {workers} worker processes read ahead; "
+            f"for all of them start the container with --shm-size={-(-needed // 2**20)}m"
+        )
+    return min(workers, fitting)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    _log.warning("%s", text)
+
+
+@contextmanager
+def shared_memory_errors() -> Iterator[None]:
+    """Raises OSError, one line that says what to do, if batches are read for which shared memory has no room."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "shared memory" not in str(error) and "shm" not in str(error):
+            raise
+        raise OSError(
+            f"{_SHARED_MEMORY} is full: start the container with a larger --shm-size, or do without worker processes "
+            "(dcls-train: data.num_workers=0, dcls-eval: --workers 0)"
+        ) from error
 
 
 class TeacherScores:

@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from audioset_dcls.dcls import DclsNd
@@ -18,6 +19,7 @@ from audioset_dcls.dcls.kernel import MIN_DEVIATION, MIN_HALF_WIDTH
 from audioset_dcls.evaluation.runs import CHECKPOINT
 from audioset_dcls.training.module import TaggingModule
 from preprocessing.constants import SAMPLE_RATE
+from preprocessing.files import atomic_write
 from preprocessing.hdf5 import INT16_SCALE
 from preprocessing.teacher import OnnxTeacher
 
@@ -30,10 +32,26 @@ def is_due(trainer: L.Trainer, every_n_steps: int, last_step: int) -> bool:
     return bool(every_n_steps) and step % every_n_steps == 0 and step > last_step and not trainer.is_last_batch
 
 
+class CheckpointFile(TorchCheckpointIO):
+    """Writes a checkpoint beside its target and renames it. Lightning would write it to $TMPDIR, which may be small."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises OSError, which names the checkpoint, e.g. if the disk is full."""
+        try:
+            # a Python file: torch's own writer does not tell why it could not write
+            with atomic_write(Path(path)) as unfinished, unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            # torch closes its archive after the OSError and then fails itself
+            cause = error.__context__ if isinstance(error, RuntimeError) else error
+            if not isinstance(cause, OSError):
+                raise
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
 class Checkpoints(Callback):
     """`last.ckpt` every so many steps and after each epoch, `best.ckpt` whenever the validation's mAP rises.
 
-    Each is written beside its place and renamed.
     every_n_steps: optimiser steps between two saves inside an epoch; 0 saves after epochs only.
     """
 
@@ -43,12 +61,9 @@ class Checkpoints(Callback):
         self._saved_step = 0
 
     def save(self, trainer: L.Trainer, name: str) -> None:
-        unfinished = self.folder / f".{name}.unfinished"
         for logger in trainer.loggers:
             logger.save()  # a resumed run goes on from this step's row
-        trainer.save_checkpoint(unfinished)
-        if trainer.is_global_zero:
-            unfinished.replace(self.folder / name)
+        trainer.save_checkpoint(self.folder / name)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
         if is_due(trainer, self.every_n_steps, self._saved_step):

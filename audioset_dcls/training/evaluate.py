@@ -155,6 +155,8 @@ def is_evaluated(metrics: Path, checkpoint: Path, task: str) -> bool:
         stored = json.loads(metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    if not isinstance(stored, dict):
+        return False
     return stored.get("target_hash") == task and stored.get("model_sha256") == file_hash(checkpoint)
 
 

@@ -19,6 +19,7 @@ from audioset_dcls.dcls import fold
 from audioset_dcls.evaluation.predictions import Predictions, length_name
 from audioset_dcls.models import load_checkpoint
 from preprocessing import checks
+from preprocessing.dataset import empty_batch, shared_memory_errors, workers_that_fit
 from preprocessing.hdf5 import INT16_SCALE, SAMPLE_RATE, ClipFile
 from preprocessing.log_mel import LogMel
 from preprocessing.onnx_session import available_providers, open_session
@@ -75,9 +76,10 @@ def predict_lengths(
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     share = np.arange(rank, len(data), processes)
     batches = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
-    loader: DataLoader[Tensor] = DataLoader(_Batches(data, batches), batch_size=None, num_workers=num_workers)
+    workers = workers_that_fit(num_workers, 2 * data.samples * min(batch_size, len(data)), processes)
+    loader: DataLoader[Tensor] = DataLoader(_Batches(data, batches), batch_size=None, num_workers=workers)
     scored: list[list[NDArray[np.float32]]] = []
-    with progress(f"scoring {Path(data_path).name}", len(share)) as advance:
+    with shared_memory_errors(), progress(f"scoring {Path(data_path).name}", len(share)) as advance:
         for waveform, clips in zip(loader, batches, strict=True):
             own = None if data.lengths is None else data.lengths[clips]
             scored.append([_score(scorer, _cut(waveform, seconds), own)[:, columns] for seconds in lengths])
@@ -129,7 +131,10 @@ class _Batches(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         if index >= len(self.batches):
             raise IndexError(index)
-        return torch.from_numpy(self.data.waveforms(self.batches[index]))
+        clips = self.batches[index]
+        waveform = empty_batch(len(clips), self.data.samples, torch.int16)
+        self.data.read_waveforms(clips, waveform.numpy())
+        return waveform
 
 
 def _torch_scorer(model_path: str | Path, device: str) -> Scorer:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,17 +28,36 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from audioset_dcls.dcls import replace_depthwise
 from audioset_dcls.evaluation.runs import CHECKPOINT
 from audioset_dcls.models import AudioTagger, load_checkpoint
-from audioset_dcls.training.callbacks import Checkpoints, EpochLog, PositionStatistics, Teacher, WeightAverage
+from audioset_dcls.training.callbacks import (
+    CheckpointFile,
+    Checkpoints,
+    EpochLog,
+    PositionStatistics,
+    Teacher,
+    WeightAverage,
+)
 from audioset_dcls.training.module import TaggingModule
+from preprocessing.files import atomic_write
 from preprocessing.hdf5 import SAMPLE_RATE, hash_ids
 
 RECORDED_PACKAGES = ("audioset-dcls", "torch", "torchaudio", "timm", "lightning", "numpy", "h5py", "hydra-core")
 MAY_DIFFER = ("trainer", "run")  # between a run and its resumption: other machines, not other results
+LEAST = {
+    "seed": 0,
+    "epochs": 1,
+    "batch_size": 1,
+    "data.batch_size": 1,
+    "data.num_workers": 0,
+    "log_every_n_steps": 1,
+    "save_every_n_steps": 0,
+}
 MAY_NOT_DIFFER = ("trainer.gradient_clip", "trainer.limit_train_batches")
 _log = logging.getLogger(__name__)
 
@@ -63,27 +83,39 @@ def launch(config: DictConfig) -> float:
 
 
 def train(config: DictConfig, folder: Path) -> float:
-    """Train as `config` says in `folder`, going on from its `last.ckpt` where there is one; returns the best mAP.
+    """Train as `config` says in `folder`, going on from its `last.ckpt` if there is one; returns the best mAP.
 
     The folder gets config.yaml, run.json (git revision, versions, data hashes), csv/metrics.csv, tensorboard/,
-    last.ckpt and best.ckpt. Raises ValueError where the folder holds a run with other settings, another process trains
-    in it, or the effective batch cannot be made from the devices' batches, and FloatingPointError where the loss is no
+    last.ckpt and best.ckpt. A start that fails before the first row or checkpoint leaves nothing in it.
+
+    Raises ValueError if the folder holds a run with other settings or a damaged last.ckpt, if another process trains
+    in it, or if the effective batch cannot be made from the devices' batches; FloatingPointError if the loss is no
     longer finite.
     """
+    with run_folder(folder) if is_first_process() else nullcontext():
+        try:
+            return _train(config, folder)
+        except MisconfigurationException as error:  # e.g. trainer.accelerator=gpu without a GPU
+            raise ValueError(" ".join(str(error).split())) from error
+
+
+def _train(config: DictConfig, folder: Path) -> float:
+    check_numbers(config)
     settings: Any = OmegaConf.to_container(config, resolve=True)
     torch.set_float32_matmul_precision("high")
     L.seed_everything(config.seed, verbose=False)
+    last = folder / "last.ckpt"
+    finished_steps = steps_in(last) if last.exists() else None
     data = build(settings["data"])
     data.setup("fit")
     hashes = data_hashes(data)
-    last = folder / "last.ckpt"
-    resumed = last.exists()
 
     csv_logger = CSVLogger(folder, name="", version="csv")
     trainer = build(
         settings["trainer"],
         logger=[csv_logger, TensorBoardLogger(folder, name="", version="tensorboard")],
         callbacks=callbacks(config, folder),
+        plugins=[CheckpointFile()],
         max_epochs=config.epochs,
         log_every_n_steps=1,  # of what Lightning logs, which is nothing: see TaggingModule.log_row
         use_distributed_sampler=False,  # the data module's samplers know the processes
@@ -92,10 +124,10 @@ def train(config: DictConfig, folder: Path) -> float:
         enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty(),
     )
+    trainer.accumulate_grad_batches = accumulation(config.batch_size, config.data.batch_size, trainer.world_size)
     steps = len(data.train_dataloader()) // (config.batch_size // config.data.batch_size)  # an epoch's full ones
     if not steps:
         raise ValueError(f"the training clips are fewer than one batch of {config.batch_size}; lower batch_size")
-    trainer.accumulate_grad_batches = accumulation(config.batch_size, config.data.batch_size, trainer.world_size)
     steps = limited(steps, trainer.limit_train_batches, trainer.accumulate_grad_batches)
     trainer.limit_train_batches = steps * trainer.accumulate_grad_batches
     schedule = settings["objective"]
@@ -126,25 +158,23 @@ def train(config: DictConfig, folder: Path) -> float:
         },
         **schedule,
     )
-    with held(folder) if trainer.is_global_zero else nullcontext():
-        if trainer.is_global_zero:
-            record(folder, settings, hashes, last if resumed else None)
-            parameters = sum(parameter.numel() for parameter in model.parameters())
-            size = f"{parameters:,} parameters, epochs: {config.epochs}, steps of each: {steps:,}"
-            _log.info("%s: %s", folder, size)
-            if resumed:
-                step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-                restore_rows(csv_logger, folder / ".metrics.csv", step)
-                _log.info("%s: goes on after step %s", folder, f"{step:,}")
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
-        except BaseException:
-            if trainer.strategy.launcher is not None:
-                trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes would wait for this one
-            raise
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()  # Lightning leaves it to the sweep's next run, whose processes are others
+    if trainer.is_global_zero:
+        record(folder, settings, hashes, None if finished_steps is None else last)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        size = f"{parameters:,} parameters, epochs: {config.epochs}, steps of each: {steps:,}"
+        _log.info("%s: %s", folder, size)
+        if finished_steps is not None:
+            restore_rows(csv_logger, folder / ".metrics.csv", finished_steps)
+            _log.info("%s: goes on after step %s", folder, f"{finished_steps:,}")
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=None if finished_steps is None else last, weights_only=True)
+    except BaseException:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes would wait for this one
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()  # Lightning leaves it to the sweep's next run, whose processes are others
     best = next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
     if trainer.is_global_zero:
         _log.info("%s: best mAP %.2f %%", folder / CHECKPOINT, 100 * best)
@@ -169,6 +199,14 @@ def callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
     return [*chosen, Checkpoints(folder, config.save_every_n_steps), EpochLog()]
 
 
+def check_numbers(config: DictConfig) -> None:
+    """Raises ValueError for a number of epochs, clips, steps or processes that is none."""
+    for name, least in LEAST.items():
+        value = OmegaConf.select(config, name)
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name}={value}: must be a whole number, {least} or more")
+
+
 def accumulation(batch_size: int, per_process: int, processes: int) -> int:
     """Batches that each process adds up for one step, so that a step sees `batch_size` clips on any machine."""
     steps, rest = divmod(batch_size, per_process * processes)
@@ -188,12 +226,14 @@ def limited(steps: int, limit: int | float, accumulated: int) -> int:
     return min(steps, int(allowed))
 
 
-def fine_tune(checkpoint: str, num_classes: int, dcls: bool = False) -> AudioTagger:
+def fine_tune(checkpoint: str | None, num_classes: int, dcls: bool = False) -> AudioTagger:
     """A trained model with a new classifier; the old one stays where the number of classes is the same.
 
     dcls: DCLS elements take the places of the model's 7 x 7 kernels, fitted to them.
-    Raises ValueError with dcls where the model has no 7 x 7 depthwise convolutions (any more).
+    Raises ValueError without a checkpoint, and with dcls if the model has no 7 x 7 depthwise convolutions (any more).
     """
+    if not checkpoint:
+        raise ValueError("checkpoint is not set: add checkpoint=FILE, a published name or a URL to start from")
     model = load_checkpoint(checkpoint).train()
     if model.config["num_classes"] != num_classes:
         model.reset_classifier(num_classes)
@@ -211,7 +251,55 @@ def start_from_priors(model: AudioTagger, priors: np.ndarray) -> None:
         model.classifier.bias.copy_(torch.logit(torch.from_numpy(priors.clip(1e-4, 0.9))))
 
 
-# ---- resuming
+# ---- the run's folder
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, before a trainer exists to tell."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+@contextmanager
+def run_folder(folder: Path) -> Iterator[None]:
+    """Lock `folder`; take away what a start has written that failed before its first row or checkpoint."""
+    with held(folder):
+        before = {path.name for path in folder.iterdir()} - {".lock", "train.log"}  # Hydra has opened this one
+        try:
+            yield
+        except BaseException:
+            if "config.yaml" not in before and not any(path.exists() for path in progress_files(folder)):
+                for path in folder.iterdir():
+                    if path.name not in before:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove_empty(folder)
+            raise
+
+
+def progress_files(folder: Path) -> list[Path]:
+    """What a run has once it has got anywhere."""
+    return [folder / "last.ckpt", folder / CHECKPOINT, folder / "csv" / "metrics.csv"]
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if it is empty, and those above it up to the working directory."""
+    here, folder = Path.cwd(), folder.absolute()
+    while folder != here and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+        if here not in folder.parents:
+            return
+
+
+def steps_in(checkpoint: Path) -> int:
+    """The optimiser steps that a checkpoint was saved after. Raises ValueError if it cannot be read."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except OSError:
+        raise
+    except Exception as error:  # torch raises a dozen types on bytes that are not its own
+        best = checkpoint.with_name(CHECKPOINT)
+        go_on = f"copy {best.name} over it to go on from there, or " if best.exists() else ""
+        raise ValueError(f"{checkpoint}: damaged or truncated; {go_on}remove the run's folder to begin anew") from error
 
 
 @contextmanager
@@ -318,6 +406,5 @@ def git(*arguments: str) -> str | None:
 
 
 def write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

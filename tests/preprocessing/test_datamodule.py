@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 import torch
 
 from preprocessing.datamodule import AudioSetDataModule, EvalBatches, TrainBatches
-from preprocessing.dataset import ClipDataset, Request, TeacherScores
+from preprocessing.dataset import ClipDataset, Request, TeacherScores, workers_that_fit
 from preprocessing.hdf5 import ClipFileError, ClipWriter
 
 SAMPLES = 3200
@@ -290,6 +293,51 @@ def test_a_killed_training_sees_the_batches_it_would_have_seen(
     assert len(killed) == 21 + repeated
     assert killed[: dies_at + 1] == whole[: dies_at + 1]
     assert killed[dies_at + 1 :] == whole[dies_at + 1 - repeated :]
+
+
+def test_no_more_workers_than_shared_memory_has_room_for(caplog: pytest.LogCaptureFixture) -> None:
+    free = shutil.disk_usage("/dev/shm").free
+    assert workers_that_fit(8, int(free / 7.5)) == 2  # 7 batches: 2 ahead for each of 2 workers, 2 more, one to spare
+    assert workers_that_fit(8, int(free / 7.5), processes=2) == 0
+    assert workers_that_fit(8, free) == 0
+    assert workers_that_fit(0, free) == 0
+    assert not [record for record in caplog.records if "0 of 0" in record.getMessage()]
+    assert "2 of 8 worker processes read ahead; for all of them start the container with --shm-size=" in caplog.text
+    caplog.clear()
+    assert workers_that_fit(8, free // 1000) == 8
+    assert not caplog.text
+
+
+CROWDED = """
+import sys
+from preprocessing import datamodule
+from preprocessing.datamodule import AudioSetDataModule
+data = AudioSetDataModule(sys.argv[1], batch_size=32, num_workers=2, clip_seconds=None)
+fitting = len(list(data.train_dataloader()))
+datamodule.workers_that_fit = lambda workers, *_: workers  # as if others filled the memory after it was looked at
+try:
+    list(data.train_dataloader())
+except OSError as error:
+    print(fitting, error)
+"""
+
+
+def test_a_small_shared_memory_has_fewer_workers_or_one_line(tmp_path: Path) -> None:
+    """In a mount namespace with 1 MB of /dev/shm, as a container has 64 MB; a batch has 0.8 MB."""
+    unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
+    mounted = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    if subprocess.run([*unshare, "sh", "-c", mounted], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    with ClipWriter(tmp_path / "clips.h5", ["a"], samples=4 * SAMPLES) as writer:
+        writer.append(list(map(str, range(96))), np.zeros((96, 4 * SAMPLES), np.int16), np.ones((96, 1), bool))
+        writer.finish()
+    python = [sys.executable, "-c", CROWDED, str(tmp_path / "clips.h5")]
+    command = [*unshare, "sh", "-c", f'{mounted} && exec "$@"', "sh", *python]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 /dev/shm is full: start the container with a larger --shm-size, or do without")
+    assert len(done.stdout.splitlines()) == 1
+    assert "/dev/shm has 1 MB free: 0 of 2 worker processes read ahead" in done.stderr
 
 
 def test_the_dataset_alone(files: list[Path]) -> None:

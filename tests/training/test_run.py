@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +223,112 @@ def test_shorter_epochs(small: list[str], tmp_path: Path) -> None:
     assert (limited(10, 0.5, 4), limited(10, 1.0, 4), limited(10, 100, 4)) == (5, 10, 10)
     with pytest.raises(ValueError, match=r"limit_train_batches=3 leaves no step of 4 batches"):
         limited(10, 3, 4)
+
+
+FAILED_STARTS = {
+    "batch_size below data.batch_size": (["batch_size=3"], r"batch_size=3 is not a multiple of data.batch_size=4"),
+    "no batch_size": (["data.batch_size=0"], r"data.batch_size=0: must be a whole number, 1 or more"),
+    "no epochs": (["epochs=many"], r"epochs=many: must be a whole number, 1 or more"),
+    "no rows": (["log_every_n_steps=0"], r"log_every_n_steps=0: must be a whole number, 1 or more"),
+    "too few clips": (["batch_size=64"], r"fewer than one batch of 64; lower batch_size"),
+    "no data": (["data.val=missing.h5"], r"missing.h5: no such file"),
+    "no checkpoint": (["model=checkpoint"], r"checkpoint is not set: add checkpoint=FILE"),
+    "no such device": (["trainer.accelerator=mps"], r"MPSAccelerator.*not available"),
+}
+
+
+@pytest.mark.parametrize("case", FAILED_STARTS)
+def test_a_failed_start_is_one_line_and_leaves_no_folder(
+    case: str, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, message = FAILED_STARTS[case]
+    monkeypatch.chdir(tmp_path)
+    if "model=checkpoint" in settings:
+        small = [setting for setting in small if "model" not in setting]
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        train(composed([*small, *settings]), tmp_path / "runs" / "small" / "seed_0")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_start_that_fails_in_its_first_step_leaves_what_was_there(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the same name can be used again with other settings, e.g. smaller batches if memory was too small."""
+    (tmp_path / "notes.txt").write_text("mine")
+
+    def stops(*arguments: Any) -> Any:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TaggingModule, "training_step", stops)
+        with pytest.raises(KilledError):
+            train(composed(small), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    train(composed([*small, "data.batch_size=2", "epochs=1"]), tmp_path)
+    assert (tmp_path / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
+def test_a_damaged_last_checkpoint_is_one_line(damage: str, unbroken: Path, small: list[str], tmp_path: Path) -> None:
+    """The message names the file, and what it says to do works."""
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    last, content = folder / "last.ckpt", (folder / "last.ckpt").read_bytes()
+    torch.save({"state_dict": {}}, tmp_path / "other")
+    damaged = {
+        "cut": content[:300_000],
+        "empty": b"",
+        "text": b"no checkpoint",
+        "other": (tmp_path / "other").read_bytes(),
+    }
+    last.write_bytes(damaged[damage])
+    with pytest.raises(ValueError, match=r"last\.ckpt: damaged or truncated; copy best\.ckpt over it") as error:
+        train(composed(small), folder)
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in before if path != last} == {
+        path: content for path, content in before.items() if path != last
+    }
+    shutil.copy(folder / "best.ckpt", last)
+    train(composed(small), folder)
+    assert curve(folder)[-1]["step"] == curve(unbroken)[-1]["step"]
+
+
+def test_checkpoints_need_no_room_in_the_temporary_folder(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tempfile has no folder that can be written to: as if it were full."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    train(composed([*small, "epochs=1"]), tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "best.ckpt").metadata["step"] == 3
+    assert not list((tmp_path / "run").glob(".*.unfinished"))
+
+
+def test_a_full_disk_names_the_checkpoint_and_keeps_the_one_before(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk."""
+    script = (
+        "import signal, sys, torch\n"
+        "from audioset_dcls.training.callbacks import CheckpointFile\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "for size in (1, 10**6):\n"
+        "    CheckpointFile().save_checkpoint({'size': size, 'weights': torch.zeros(size)}, sys.argv[1])\n"
+    )
+    python = [sys.executable, "-c", script, str(tmp_path / "last.ckpt")]
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", *python]
+    done = subprocess.run(limited, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.stderr.splitlines()[-1] == f"OSError: [Errno 27] File too large: '{tmp_path / 'last.ckpt'}'"
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["size"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_fine_tuning_without_a_checkpoint_is_one_line(clips: Path, command: Command, tmp_path: Path) -> None:
+    process = command("experiment=finetune", f"data.train=[{clips}]", f"data.val={clips}", "data.clip_seconds=1")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert output.splitlines()[-1].startswith("dcls-train: checkpoint is not set: add checkpoint=FILE")
+    assert [path.name for path in tmp_path.iterdir()] == ["dcls-train"]  # the test's script
 
 
 def test_dcls_from_trained_kernels(unbroken: Path, small: list[str], tmp_path: Path) -> None:
