@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -37,6 +36,7 @@ from preprocessing.audioset import (
 )
 from preprocessing.hdf5 import ClipFile, ClipFileError
 from preprocessing.labels import labels
+from tests.processes import line_count, signalled_at
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
@@ -110,8 +110,9 @@ def sources(small: SmallAudioSet, tmp_path_factory: pytest.TempPathFactory) -> d
     }
 
 
-def command(*arguments: str) -> subprocess.Popen[str]:
-    run = [sys.executable, "-c", "from cli import prepare; prepare()", *arguments]
+def command(*arguments: str, before: str = "") -> subprocess.Popen[str]:
+    """dcls-prepare, after the Python statements `before`."""
+    run = [sys.executable, "-c", f"{before}\nfrom cli import prepare; prepare()", *arguments]
     return subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -123,8 +124,7 @@ def written(path: Path) -> tuple[int, int, int]:
 
 def committed(output: Path) -> int:
     """Batches that the journal of an unfinished file has."""
-    journal = output.with_name(output.name + ".part") / "journal"
-    return journal.read_bytes().count(b"\n") - 1 if journal.exists() else -1
+    return line_count(output.with_name(output.name + ".part") / "journal") - 1
 
 
 def contents(path: Path) -> dict[str, str]:
@@ -168,36 +168,32 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(
     form: str, sources: dict[str, list[str]], prepared: dict[str, Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "train.h5"
-    kills = 0
-    while not output.exists():
-        before = committed(output)
-        process = command("audioset", *sources[form], "-o", str(output), "--workers", "1")
-        patience = 1 if kills < 2 else 1000  # batches
-        while process.poll() is None and committed(output) < before + patience:
-            time.sleep(0.001)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
+    for number in (3, 4, 5, 7):  # a batch calls fsync for its waveforms, its targets and its line in the journal
+        process = command(
+            "audioset", *sources[form], "-o", str(output), before=signalled_at("fsync", number, signal.SIGKILL)
+        )
         _, err = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), err
-    assert kills >= 2
+        assert process.returncode == -signal.SIGKILL, err
+        assert not output.exists()
+    assert committed(output) >= 3
+    process = command("audioset", *sources[form], "-o", str(output), "--workers", "1")
+    _, err = process.communicate()
+    assert process.returncode == 0, err
     assert output.read_bytes() == prepared[form].read_bytes()
     assert not output.with_name("train.h5.part").exists()
 
 
 def test_ctrl_c_says_how_to_go_on(sources: dict[str, list[str]], prepared: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "train.h5"
-    process = command("audioset", *sources["folder"], "-o", str(output), "--workers", "1")
-    while committed(output) < 1:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
+    process = command("audioset", *sources["folder"], "-o", str(output), before=signalled_at("fsync", 6, signal.SIGINT))
     _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "run the same to go on" in err
     assert "Traceback" not in err
     assert committed(output) >= 1
     process = command("audioset", *sources["folder"], "-o", str(output))
-    process.communicate()
+    _, err = process.communicate()
+    assert process.returncode == 0, err
     assert output.read_bytes() == prepared["folder"].read_bytes()
 
 

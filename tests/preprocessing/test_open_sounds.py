@@ -4,14 +4,12 @@ import hashlib
 import io
 import lzma
 import os
-import random
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -37,6 +35,7 @@ from preprocessing.open_sounds import (
     read_member,
     unpack,
 )
+from tests.processes import signalled_at
 
 RATE = 32_000
 
@@ -349,38 +348,24 @@ def test_a_disk_that_is_too_small_is_told_of_before_the_start(corpus, tmp_path, 
 
 
 RUN = """
-import sys, time
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 from preprocessing import open_sounds
 open_sounds.SCENES = 3
 open_sounds.missing_tools = lambda: ["flite"]
-slowly = open_sounds._make
-def make(root, sound):
-    time.sleep(0.15)
-    return slowly(root, sound)
-if len(sys.argv) > 4:
-    open_sounds._make, open_sounds._BATCH = make, 1
+open_sounds._BATCH = 1
 open_sounds.prepare_open_sounds(Path(sys.argv[1]), Path(sys.argv[2]), data=Path(sys.argv[3]))
 """
 
 
-def test_killed_at_random_moments_it_ends_in_the_same_files(corpus, tmp_path):
+def test_killed_again_and_again_it_ends_in_the_same_files(corpus, tmp_path):
     data, debs = corpus
-    command = [sys.executable, "-c", RUN]
-    subprocess.run([*command, tmp_path / "whole", debs, data], check=True, capture_output=True)
-    rng, kills = random.Random(0), 0
-    for _ in range(3):
-        process = subprocess.Popen([*command, tmp_path / "out", debs, data, "slowly"], stdout=subprocess.DEVNULL)
-        give_up = time.monotonic() + 60
-        while not any((tmp_path / "out").glob("*.part")) and process.poll() is None and time.monotonic() < give_up:
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0.05, 0.6))
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert kills
-    subprocess.run([*command, tmp_path / "out", debs, data], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", RUN, tmp_path / "whole", debs, data], check=True, capture_output=True)
+    for number in (3, 9, 14):
+        killed = signalled_at("fsync", number, signal.SIGKILL) + RUN
+        done = subprocess.run([sys.executable, "-c", killed, tmp_path / "out", debs, data], capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    subprocess.run([sys.executable, "-c", RUN, tmp_path / "out", debs, data], check=True, capture_output=True)
     for name in ("train", "validation", "test", "test_scenes"):
         assert (tmp_path / f"out/{name}.h5").read_bytes() == (tmp_path / f"whole/{name}.h5").read_bytes()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from audioset_dcls.tagging.journal import NAME
+from tests.processes import line_count, wait_until
 from tests.tagging.conftest import COMMAND, RECORDINGS, environment, first_labels, write_tones
 
 Here = Callable[..., tuple[int, str, str]]
@@ -95,50 +96,56 @@ def start(tagger_file: Path, cwd: Path, *arguments: str | Path) -> subprocess.Po
     )
 
 
-def wait_for_records(journal: Path, count: int) -> None:
-    end = time.monotonic() + 60
-    while not journal.exists() or len(journal.read_bytes().splitlines()) <= count:
-        assert time.monotonic() < end, "the run writes nothing"
-        time.sleep(0.01)
+def hold_up(path: Path) -> None:
+    """Put a pipe that nobody writes to in a recording's place: a run cannot end before it is stopped."""
+    path.unlink()
+    os.mkfifo(path)
 
 
 def test_kill_and_the_same_command(tagger_file: Path, tmp_path: Path) -> None:
     """kill -9 twice in the middle, then the same command: every recording once, each like in a run without a kill."""
-    write_tones(tmp_path / "in", [f"{number:03}.wav" for number in range(80)])
-    arguments = ("in", "-o", "out", "--format", "jsonl,csv,audacity")
+    names = [f"in/{number:03}.wav" for number in range(80)]
+    write_tones(tmp_path / "in", [Path(name).name for name in names])
+    last = (tmp_path / names[-1]).read_bytes()
+    hold_up(tmp_path / names[-1])
+    arguments = (*names, "-o", "out", "--format", "jsonl,csv,audacity")
     for count in (8, 25):
         run = start(tagger_file, tmp_path, *arguments)
-        wait_for_records(tmp_path / "out" / NAME, count)
+        wait_until(lambda: line_count(tmp_path / "out" / NAME) > count, run)  # noqa: B023
         run.kill()
         run.communicate()
         assert run.returncode == -signal.SIGKILL
         assert not (tmp_path / "out" / "tags.jsonl").exists()
+    (tmp_path / names[-1]).unlink()
+    (tmp_path / names[-1]).write_bytes(last)
     run = start(tagger_file, tmp_path, *arguments)
     _, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
     assert "continuing" in err
-    once = start(tagger_file, tmp_path, "in", "-o", "once", "--format", "jsonl,csv,audacity")
+    once = start(tagger_file, tmp_path, *names, "-o", "once", "--format", "jsonl,csv,audacity")
     once.communicate(timeout=120)
     assert written(tmp_path / "out") == written(tmp_path / "once")
     for name in written(tmp_path / "once"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
     records = (tmp_path / "out" / "tags.jsonl").read_text().splitlines()
-    assert [json.loads(line)["file"] for line in records] == [f"in/{number:03}.wav" for number in range(80)]
+    assert [json.loads(line)["file"] for line in records] == names
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt(signal_number: signal.Signals, tagger_file: Path, tmp_path: Path) -> None:
     """One line, 128 + the signal, and the files of what was done."""
-    write_tones(tmp_path / "in", [f"{number:03}.wav" for number in range(200)], 3)
-    run = start(tagger_file, tmp_path, "in", "-o", "out", "--format", "csv")
-    wait_for_records(tmp_path / "out" / NAME, 5)
+    names = [f"in/{number:03}.wav" for number in range(40)]
+    write_tones(tmp_path / "in", [Path(name).name for name in names], 3)
+    hold_up(tmp_path / names[-1])
+    run = start(tagger_file, tmp_path, *names, "-o", "out", "--format", "csv")
+    wait_until(lambda: line_count(tmp_path / "out" / NAME) > 5, run)
     run.send_signal(signal_number)
     _, err = run.communicate(timeout=30)
     assert run.returncode == 128 + signal_number
     assert err.splitlines()[-1].startswith("dcls-tag: interrupted")
     assert "Traceback" not in err
     files = {row["file"] for row in csv.DictReader((tmp_path / "out" / "tags.csv").read_text().splitlines())}
-    assert files <= {f"in/{number:03}.wav" for number in range(200)}
+    assert files <= set(names)
     assert len((tmp_path / "out" / NAME).read_bytes().splitlines()) > 5
 
 

@@ -49,12 +49,15 @@ def small(clips: Path) -> list[str]:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts dcls-train in the test's folder as a user would, on one thread, so that it shares the machine well."""
+    """Starts dcls-train in the test's folder as a user would, on one thread, so that it shares the machine well.
 
-    def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    before: Python statements to run first.
+    """
+
+    def start(*arguments: str, before: str = "", **options: Any) -> subprocess.Popen[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
         script = tmp_path / "dcls-train"
-        script.write_text("import cli\n\ncli.train()\n")
+        script.write_text(f"{before}\nimport cli\n\ncli.train()\n")
         return subprocess.Popen(
             [sys.executable, str(script), *arguments],
             cwd=tmp_path,

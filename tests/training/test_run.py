@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from audioset_dcls.training.module import TaggingModule
 from audioset_dcls.training.pictures import large_depthwise
 from audioset_dcls.training.run import accumulation, fine_tune, limited, train
 from preprocessing.hdf5 import ClipWriter
+from tests.processes import signalled_at
 
 Command = Callable[..., "subprocess.Popen[str]"]
 
@@ -348,15 +348,12 @@ def test_dcls_from_trained_kernels(unbroken: Path, small: list[str], tmp_path: P
 
 @pytest.mark.slow
 def test_kill_and_resume(unbroken: Path, small: list[str], command: Command, tmp_path: Path) -> None:
-    """SIGKILL wherever the run happens to be, twice; the same command goes on to the same curve."""
+    """SIGKILL while a checkpoint is renamed, twice; the same command goes on to the same curve."""
     folder = tmp_path / "runs" / "small" / "seed_0"
-    for rows in (2, 7):
-        process = command(*small)
-        while not (folder / "csv" / "metrics.csv").exists() or len(curve(folder)) < rows:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    for number in (5, 8):  # the first two renames are those of config.yaml and run.json
+        process = command(*small, before=signalled_at("replace", number, signal.SIGKILL))
+        output, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, output
     assert len(curve(folder)) < len(curve(unbroken))
     finish(command(*small))
     assert curve(folder) == curve(unbroken)
