@@ -199,7 +199,7 @@ def test_noise_has_the_colour_and_the_level() -> None:
 
 
 def test_filters_cut_what_lies_outside_their_band() -> None:
-    """White noise through a pass band of 300 to 3,400 Hz: a Butterworth response of order 4 falls by 24 dB an octave."""
+    """White noise through 300 to 3,400 Hz: a Butterworth response of order 4 falls by 24 dB an octave."""
     rng = np.random.default_rng(0)
     scenes = Plain(recordings([rng.integers(-8_000, 8_000, 3 * RATE).astype(np.int16)]), seconds=2)
     noise = torch.from_numpy(rng.standard_normal((1, 2 * RATE)).astype(np.float32))
