@@ -17,7 +17,6 @@ lengths as `samples`, int32 (N,).
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -36,7 +35,7 @@ import numpy.typing as npt
 
 from preprocessing import checks
 from preprocessing.audio import SAMPLE_RATE
-from preprocessing.files import no_links
+from preprocessing.files import lock, no_links
 from preprocessing.hdf5_checks import attribute, dataset, texts
 from preprocessing.labels import labels as audioset_labels
 from preprocessing.terminal import first_line
@@ -309,11 +308,9 @@ class ClipWriter:
         if self._part.is_symlink():
             raise ClipFileError(f"{self._part}: is a link; remove it")
         self._journal = self._binary("journal")
-        try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock(self._journal):
             self._journal.close()
-            raise ClipFileError(f"{path}: another process is writing it") from None
+            raise ClipFileError(f"{path}: another process is writing it")
         header = {
             "version": 1,
             "labels": hashlib.sha256(json.dumps(self.labels).encode()).hexdigest(),

@@ -23,7 +23,6 @@ import lightning as L
 import numpy as np
 import torch
 import torch.distributed as dist
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from lightning.pytorch.accelerators import CPUAccelerator
@@ -44,7 +43,7 @@ from audioset_dcls.training.callbacks import (
     WeightAverage,
 )
 from audioset_dcls.training.module import TaggingModule
-from preprocessing.files import atomic_write
+from preprocessing.files import atomic_write, lock
 from preprocessing.hdf5 import SAMPLE_RATE, hash_ids
 
 RECORDED_PACKAGES = ("audioset-dcls", "torch", "torchaudio", "timm", "lightning", "numpy", "h5py", "hydra-core")
@@ -306,19 +305,10 @@ def steps_in(checkpoint: Path) -> int:
 def held(folder: Path) -> Iterator[None]:
     """Keep other processes from training in `folder`. Raises ValueError where one does."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"{folder}: another process is training this run; wait for it, or choose another name=..."
-        ) from None
-    except (NotImplementedError, OSError):
-        pass  # a file system without locks
-    try:
+    with (folder / ".lock").open("ab") as file:
+        if not lock(file):
+            raise ValueError(f"{folder}: another process is training this run; wait for it, or choose another name=...")
         yield
-    finally:
-        lock.release()
 
 
 def restore_rows(logger: CSVLogger, kept: Path, step: int) -> None:
