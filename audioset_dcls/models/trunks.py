@@ -67,6 +67,8 @@ CONFIG_CHECKS: dict[str, Callable[[Any, str], object]] = {
     "embed_dims": partial(checks.integers, count=4, low=1, high=8192),
     "ls_init_value": partial(checks.number, low=0, high=100),
     "conv_mlp": checks.flag,
+    "norm_layer": partial(checks.choice, known=("batchnorm2d", "layernorm2d")),
+    "act_layer": partial(checks.choice, known=("gelu", "relu")),
 }
 
 
@@ -148,8 +150,8 @@ def create_model(
     share_positions: one set of positions and standard deviations for all layers with the same number of channels.
     position_std: how far, in cells, positions start from the kernel's centre.
     trunk_options: go to `timm.create_model`: `drop_rate` for dropout before the classifier; other sizes, `depths` and
-        `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT (four each); `ls_init_value` and
-        `conv_mlp` of a ConvNeXt. No others, so that a checkpoint's config can never do more than name sizes.
+        `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT (four each); `ls_init_value`,
+        `conv_mlp`, `norm_layer` and `act_layer` of a ConvNeXt. No others, so that a checkpoint's config can never do more than name sizes.
 
     Raises ValueError for a name without a known stem, an option that is unknown or out of bounds (see
     `check_config`), or dcls=True on a trunk without 7 x 7 depthwise convolutions, and RuntimeError if timm has no

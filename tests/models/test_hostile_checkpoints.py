@@ -54,7 +54,7 @@ def refuse(path: Path, said: str = "") -> str:
         {"cache_dir": "."},
         {"scriptable": True},
         {"features_only": True},
-        {"norm_layer": "x"},
+        {"norm_layers": "x"},
         {"": 1},
         {"\x1b[31m\n": 1},
     ],
