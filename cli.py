@@ -251,7 +251,12 @@ def prepare() -> None:
     audioset.add_argument(
         "--segments", type=Path, metavar="CSV", help="the split's segment list; Parquet files can do without"
     )
-    folder = _kind(kinds, "folder", "your own sounds with your own classes, to fine-tune on")
+    folder = _kind(
+        kinds,
+        "folder",
+        "your own sounds with your own classes, to fine-tune on",
+        "Files of over 10 s are cut into clips of 10 s.",
+    )
     folder.add_argument(
         "place",
         type=Path,
@@ -320,13 +325,19 @@ def _prepare_folder(place: Path, labels_from: Path | None, **options: Any) -> No
 
 
 def _prepare(collection: Any, output: Path, workers: int | None, compress: bool) -> None:
+    import sys
+
     from preprocessing.audioset import prepare
     from preprocessing.terminal import show
 
+    for warning in collection.warnings:
+        show(f"dcls-prepare: {warning}", sys.stderr)
     made = prepare(collection, output, workers=workers, compression="gzip" if compress else None)
-    left_out = ", ".join(f"{count} {reason}" for reason, count in made.left_out.items() if count)
-    show(f"{made.path}: {made.clip_count} clips, SHA-256 of their ids {made.clip_ids_sha256}")
-    show(f"left out: {left_out}; see {made.left_out_csv}" if left_out else "left out: none")
+    lines, warnings = made.lines()
+    for line in lines:
+        show(line)
+    for warning in warnings:
+        show(f"dcls-prepare: {warning}", sys.stderr)
 
 
 def _prepare_open_sounds(output: Path, packages: Path | None, core: bool) -> None:

@@ -3,7 +3,7 @@
 A batch is a dict of tensors: `waveform` int16 (B, samples), `target` bool (B, C), `clip` int64 (B,), the place among
 the joined files, and, with a teacher, `teacher` float16 (B, C). Casting, log-mel and augmentation happen on the
 training device: the CPU has nothing to do but to read. With a stored teacher's embeddings there is `embedding` float16
-(B, D), and in validation, where files know it, `length` int64 (B,): where the zeros begin that pad a clip.
+(B, D), and in validation, if files tell it, `length` int64 (B,): where the zeros begin that pad a clip.
 
 What is in a batch depends on the seed, the epoch and the batch's number alone, not on the workers; the place in an
 epoch is part of Lightning's checkpoints. So a training that was killed goes on with the batches it would have seen.
@@ -21,7 +21,6 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from preprocessing.audio import SAMPLE_RATE
 from preprocessing.dataset import ClipDataset, Request, shared_memory_errors, workers_that_fit
 from preprocessing.hdf5 import ClipFileError
 
@@ -144,7 +143,8 @@ class AudioSetDataModule(lightning.LightningDataModule):
         clip_seconds: length of the clips in a batch, at most that of the files; None for whole clips.
         random_crop: train on a random part of longer clips instead of their first; evaluation has the first part.
 
-    Clips that are padded with zeros are validated at their true length, but not shorter than the training clips are.
+    Where files tell which zeros pad their clips, those are left out. In validation and test each clip has its `length`;
+    in training it is repeated up to the longest of its batch.
 
     Raises ClipFileError as `ClipDataset` does, and where a split is asked for that was not given.
     """
@@ -184,8 +184,7 @@ class AudioSetDataModule(lightning.LightningDataModule):
             if split == "train":
                 dataset = ClipDataset(self._paths[split], self.clip_seconds, self.teacher)
             else:
-                least = self.dataset("train").samples / SAMPLE_RATE if self._paths["train"] else None
-                dataset = ClipDataset(self._paths[split], self.clip_seconds, least_seconds=least)
+                dataset = ClipDataset(self._paths[split], self.clip_seconds, lengths=True)
             for other, opened in self._datasets.items():
                 if opened.labels != dataset.labels:
                     raise ClipFileError(f"{self._paths[split][0]}: has other labels than the {other} file")

@@ -41,8 +41,9 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     """The clips of one or more files, a batch at a time: `dataset[Request([5, 0, 7])]`.
 
     clip_seconds: None for whole clips, which must then be equally long in all files.
-    least_seconds: where the files tell how long clips were before zeros padded them, batches have that `length`, int64
-        (B,), or this if it is longer; None for no lengths.
+    lengths: whether batches have a `length`, int64 (B,): where the zeros begin that pad a clip, if the files tell that
+        of any. Otherwise batches are for training: such a clip is repeated up to the longest one of its batch, and
+        the batch ends there: zeros would teach silence.
 
     Raises ClipFileError for files that cannot be read or differ in their labels, clips shorter than `clip_seconds`, and
     clips that the teacher has not scored.
@@ -53,7 +54,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         paths: Sequence[str | Path],
         clip_seconds: float | None = 10.0,
         teacher: str | Path | None = None,
-        least_seconds: float | None = None,
+        lengths: bool = False,
     ) -> None:
         self.files = [ClipFile(path) for path in paths]
         self.labels = self.files[0].labels
@@ -75,9 +76,13 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         if self._stored_teacher and len(widths := {file.embedding_size for file in self.files}) == 1:
             self.embedding_size = widths.pop()
         self._lengths = None
-        known = [file.lengths for file in self.files if file.lengths is not None]
-        if least_seconds is not None and least_seconds < clip_seconds and len(known) == len(self.files):
-            self._lengths = np.concatenate(known).clip(round(least_seconds * SAMPLE_RATE), self.samples)
+        """(N,) samples before padding."""
+        if any(file.lengths is not None for file in self.files):
+            whole = [np.full(len(file), file.samples) for file in self.files]
+            own = [file.lengths for file in self.files]
+            pairs = zip(own, whole, strict=True)
+            self._lengths = np.concatenate([full if known is None else known.clip(1) for known, full in pairs])
+        self._tells_lengths = lengths
         self._teacher = None
         if teacher is not None and teacher != STORED:
             self._teacher = TeacherScores(teacher, self.audio_names(), len(self.labels))
@@ -122,19 +127,24 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, request: Request) -> dict[str, torch.Tensor]:
         clips = np.asarray(request.clips, np.int64)
-        waveform = empty_batch(len(clips), self.samples, torch.int16)
+        lengths = None if self._lengths is None else self._lengths[clips]
+        samples = self.samples
+        if lengths is not None and not self._tells_lengths:
+            samples = min(samples, int(lengths.max()))
+        waveform = empty_batch(len(clips), samples, torch.int16)
         target = empty_batch(len(clips), len(self.labels), torch.bool)
         batch = {"waveform": waveform, "target": target, "clip": torch.from_numpy(clips)}
         if self._stored_teacher or self._teacher is not None:
             batch["teacher"] = empty_batch(len(clips), len(self.labels), torch.float16)
         if self.embedding_size:
             batch["embedding"] = empty_batch(len(clips), self.embedding_size, torch.float16)
-        if self._lengths is not None:
-            batch["length"] = torch.from_numpy(self._lengths[clips])
+        if lengths is not None and self._tells_lengths:
+            batch["length"] = torch.from_numpy(lengths.clip(max=samples))
         starts = np.zeros(len(clips), np.int64)
         file_of_clip = np.searchsorted(self._ends, clips, side="right")
         if request.crop_seed is not None:
-            spare = np.array([file.samples - self.samples for file in self.files])[file_of_clip]
+            spare = np.array([file.samples for file in self.files])[file_of_clip] if lengths is None else lengths
+            spare = (spare - samples).clip(0)
             starts = np.random.default_rng(request.crop_seed).integers(0, spare, endpoint=True)
         for number in np.unique(file_of_clip).tolist():
             file = self.files[number]
@@ -149,6 +159,9 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
                 batch["embedding"].numpy()[places] = file.read("embedding", rows)
         if self._teacher is not None:
             batch["teacher"].numpy()[:] = self._teacher.read(clips)
+        if lengths is not None and not self._tells_lengths:
+            for row, length in zip(waveform.numpy(), lengths.tolist(), strict=True):
+                row[length:] = np.resize(row[:length], max(samples - length, 0))
         return batch
 
 

@@ -328,6 +328,11 @@ class ClipWriter:
         self._columns = {name: self._binary(name) for name in ("waveform", *self._tables)}
         self._recover(header)
 
+    @property
+    def folder(self) -> Path:
+        """Where the columns grow; `finish` removes it with all that is in it."""
+        return self._part
+
     def _binary(self, name: str) -> IO[bytes]:
         descriptor = no_links(str(self._part / name), os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
         return open(descriptor, "r+b", buffering=0)  # noqa: PTH123 - of a descriptor

@@ -9,15 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocessing.constants import AUDIO_SUFFIXES
+
 STDIN = "-"
-# What folders and globs are searched for; a file that is named is tried whatever its suffix.
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("wav", "wave", "flac", "mp3", "ogg", "oga", "opus", "m4a", "mp4", "aac", "aif", "aiff", "aifc", "au", "caf"),
-        *("voc", "w64", "rf64", "wma", "webm", "mka", "mkv", "mov", "3gp", "amr", "ac3", "avi"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ def _is_audio(path: str) -> bool:
 
 
 def _has_suffix(path: str) -> bool:
-    return Path(path).suffix.lower() in SUFFIXES
+    return Path(path).suffix.lower() in AUDIO_SUFFIXES
 
 
 def _printable(path: str) -> str:

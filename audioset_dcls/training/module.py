@@ -184,9 +184,11 @@ class TaggingModule(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         waveform = batch["waveform"].to(torch.float32) / INT16_SCALE
-        if "length" in batch:  # one by one: zeros behind a short clip would dilute what is heard in it
-            lengths = batch["length"].tolist()
-            logits = torch.cat([self.model(self.log_mel(x[None, :n])) for x, n in zip(waveform, lengths, strict=True)])
+        if "length" in batch:  # zeros behind a short clip would dilute what is heard in it
+            logits = torch.empty(batch["target"].shape, device=waveform.device)
+            for length in batch["length"].unique().tolist():
+                alike = batch["length"] == length
+                logits[alike] = self.model(self.log_mel(waveform[alike, :length])).float()
         else:
             logits = self.model(self.log_mel(waveform))
         scores = logits.float().sigmoid()

@@ -189,10 +189,15 @@ def _cut(waveform: Tensor, seconds: float | None) -> Tensor:
 
 
 def _score(scorer: Scorer, waveform: Tensor, lengths: NDArray[np.int64] | None) -> NDArray[np.float32]:
-    """(B, C); one clip after the other where they have lengths of their own."""
+    """(B, C); clips of the same length together."""
     if lengths is None:
         return scorer.score(waveform)
-    return np.concatenate([scorer.score(clip[None, :n]) for clip, n in zip(waveform, lengths, strict=True)])
+    lengths = lengths.clip(max=waveform.shape[1])
+    scores = np.empty((len(waveform), len(scorer.labels)), np.float32)
+    for length in np.unique(lengths):
+        alike = np.flatnonzero(lengths == length)
+        scores[alike] = scorer.score(waveform[alike, :length])
+    return scores
 
 
 def _gathered(share: NDArray[np.intp], scores: NDArray[np.float32]) -> NDArray[np.float32]:

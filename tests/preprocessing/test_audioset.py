@@ -29,11 +29,11 @@ from preprocessing.audioset import (
     Collection,
     LeftOut,
     audioset_collection,
-    decode_clip,
     folder_collection,
     prepare,
     read_segments,
 )
+from preprocessing.excerpts import Decoded, Part, first_clip, padded
 from preprocessing.hdf5 import ClipFile, ClipFileError
 from preprocessing.labels import labels
 from tests.processes import line_count, signalled_at
@@ -298,6 +298,8 @@ def test_every_form_of_segment_list(form: str, tmp_path: Path) -> None:
     segments = read_segments(tmp_path / "list.csv")
     assert segments.classes == expected
     assert list(segments.classes) == list(expected)
+    times = {} if "hub" in form else {"--PJHxphWEs": (30.0, 40.0), "YYYYYYYYYYY": (0.0, 10.0)}
+    assert segments.times == times
     assert segments.repeated == []
 
 
@@ -319,6 +321,8 @@ def test_a_clip_listed_twice_is_counted(small: SmallAudioSet, tmp_path: Path) ->
         ("video_id,caption\nx,y\n", "no column positive_labels or labels"),
         ('# c\n--PJHxphWEs, 30.000, 40.000, "Speech"\n', "list.csv:2: not a segment"),
         ("once upon a time, there, was, /m/09x0r\n", "list.csv:1: not a segment"),
+        ('--PJHxphWEs, 40.000, 30.000, "/m/09x0r"\n', "list.csv:1: start and end are '40.000' and '30.000'"),
+        ('--PJHxphWEs, nan, 30.000, "/m/09x0r"\n', "list.csv:1: start and end"),
         (b"\xff\xfe\x00\x01", "not a CSV"),
     ],
 )
@@ -338,16 +342,6 @@ def test_usage_errors_are_one_line(tmp_path: Path, sources: dict[str, list[str]]
         folder_collection(tmp_path / "nowhere")
 
 
-def test_ten_seconds_are_kept(tmp_path: Path) -> None:
-    waveform = np.random.default_rng(0).normal(0, 0.1, 48_000 * 14).clip(-1, 1)
-    soundfile.write(tmp_path / "long.wav", waveform, 48_000, subtype="FLOAT")
-    clip = decode_clip(tmp_path / "long.wav")
-    assert clip.shape == (320_000,)
-    expected = read_audio(tmp_path / "long.wav")[:320_000] * 32767
-    np.testing.assert_allclose(clip, expected, atol=0.501)
-    assert not decode_clip(RECORDINGS / "dog_bark.ogg")[-32_000:].any()  # a second's bark
-
-
 def test_a_crashing_decoder_costs_its_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", np.ones(1000), 32_000)
@@ -364,10 +358,10 @@ def test_a_crashing_decoder_costs_its_clip(tmp_path: Path, monkeypatch: pytest.M
     assert "dies,unreadable,dies,the decoder crashed on it" in made.left_out_csv.read_text()
 
 
-def _decode_or_die(audio: list[str], compression: str | None) -> list[bytes | str | None]:
-    if "dies" in audio[0]:
+def _decode_or_die(audio: list[tuple[str, Part]], compression: str | None, folder: str) -> list[Decoded | str | None]:
+    if "dies" in audio[0][0]:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return audioset.__dict__["_decode_batch"](audio, compression)  # the child has the real one
+    return audioset.__dict__["_decode_batch"](audio, compression, folder)  # the child has the real one
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_done(
@@ -425,11 +419,17 @@ def test_a_folder_of_classes_and_a_csv_give_the_same_clips(tmp_path: Path) -> No
     for made in (by_folder, by_csv):
         clips = ClipFile(made.path)
         assert clips.labels == ("Bark", "Käuzchen", "Male speech, man speaking")
-        for row, name in enumerate(clips.audio_names()):
-            assert [clips.labels[index] for index in np.flatnonzero(clips.read("target", [row])[0])] == [
-                name.split("/")[0]
-            ]
-            np.testing.assert_array_equal(clips.waveforms([row])[0], decode_clip(tmp_path / "own" / name))
+        names = clips.audio_names()
+        expected = [
+            (f"{name}@0" if f"{name}@0" in names else name, waveform)
+            for name in ("Bark/dog_bark.ogg", "Käuzchen/wolf_howl.ogg", f"{list(named)[1]}/speech_front_center.wav")
+            for waveform in [padded(first_clip(tmp_path / "own" / name)[0])]
+        ]
+        for name, waveform in expected:
+            row = names.index(name)
+            (index,) = np.flatnonzero(clips.read("target", [row])[0])
+            assert clips.labels[index] == name.split("/")[0]
+            np.testing.assert_array_equal(clips.waveforms([row])[0], waveform)
 
 
 def test_a_test_set_takes_the_train_sets_labels(tmp_path: Path) -> None:

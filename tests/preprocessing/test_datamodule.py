@@ -374,12 +374,40 @@ def test_class_priors_are_those_of_the_harder_of_label_and_score(files: list[Pat
 
 
 def test_validation_clips_know_their_length(files: list[Path], tmp_path: Path) -> None:
-    """Never below that of the training clips, and none in training itself."""
+    """As dcls-tag and dcls-eval do; there is none in training itself."""
     with ClipWriter(tmp_path / "val.h5", [f"label {k}" for k in range(CLASSES)], samples=2 * SAMPLES) as writer:
         writer.append(list("abc"), np.ones((3, 2 * SAMPLES), np.int16), np.ones((3, CLASSES), bool))
         writer.finish({"samples": np.array([100, 4000, 6400], np.int32)})
     datamodule = AudioSetDataModule(files, val=tmp_path / "val.h5", batch_size=4, num_workers=0, clip_seconds=None)
     (batch,) = datamodule.val_dataloader()
     assert batch["waveform"].shape == (3, 2 * SAMPLES)
-    assert batch["length"].tolist() == [SAMPLES, 4000, 6400]
+    assert batch["length"].tolist() == [100, 4000, 6400]
     assert "length" not in batches(datamodule)[0]
+
+
+def test_short_clips_are_repeated_in_training_and_no_zeros_are_left(tmp_path: Path) -> None:
+    """Up to the longest of the batch; a random crop lies within the clip."""
+    lengths = np.array([1000, 2500, 300, 1], np.int32)
+    clips = np.zeros((4, SAMPLES), np.int16)
+    for row, (clip, length) in enumerate(zip(clips, lengths, strict=True)):
+        clip[:length] = 1 + row + 4 * np.arange(length)
+    with ClipWriter(tmp_path / "train.h5", ["a"], samples=SAMPLES) as writer:
+        writer.append(list("abcd"), clips, np.ones((4, 1), bool))
+        writer.finish({"samples": lengths})
+    dataset = ClipDataset([tmp_path / "train.h5"], SECONDS)
+    waveform = dataset[Request(np.array([0, 2, 3]))]["waveform"].numpy()
+    assert waveform.shape == (3, 1000)
+    for row, clip in zip(waveform, (0, 2, 3), strict=True):
+        np.testing.assert_array_equal(row, clips[clip, np.arange(1000) % lengths[clip]])
+    assert dataset[Request(np.array([1, 0]))]["waveform"].shape == (2, 2500)
+    cropped = ClipDataset([tmp_path / "train.h5"], 1600 / 32_000)
+    firsts = set()
+    for seed in range(20):
+        waveform = cropped[Request(np.array([0, 1]), (seed,))]["waveform"].numpy()
+        assert waveform.shape == (2, 1600)
+        np.testing.assert_array_equal(waveform[0], clips[0, np.arange(1600) % 1000])
+        first = (int(waveform[1, 0]) - 2) // 4
+        np.testing.assert_array_equal(waveform[1], clips[1, first : first + 1600])
+        firsts.add(first)
+    assert len(firsts) > 10
+    assert max(firsts) <= 900
