@@ -1,10 +1,10 @@
-"""The label table is the standard one: count, order, hash."""
+"""The class table is the standard one (count, order, hash), and its parents make AudioSet's ontology."""
 
 import hashlib
-from pathlib import Path
 
-import preprocessing.labels
-from preprocessing.labels import Label, labels
+import pytest
+
+from preprocessing.labels import Label, ancestors, depth, descendants, labels
 
 
 def test_table_is_the_standard_one():
@@ -25,6 +25,39 @@ def test_hash_of_order_mids_and_names():
     )
 
 
-def test_table_is_beside_the_module():
-    folder = Path(preprocessing.labels.__file__).parent
-    assert (folder / "data" / "audioset_labels.csv").is_file()
+def test_parents_are_classes_and_names_with_commas_stay_whole():
+    names = {label.display_name for label in labels()}
+    assert all(parent in names for label in labels() for parent in label.parents)
+    assert not any(";" in name for name in names)  # what separates parents
+    assert sum(not label.parents for label in labels()) == 126
+    assert sum(len(label.parents) > 1 for label in labels()) == 21
+    table = {label.display_name: label.parents for label in labels()}
+    assert table["Goat"] == ("Livestock, farm animals, working animals",)
+    assert table["Bleat"] == ("Goat", "Sheep")
+    assert table["Growling"] == ("Dog", "Cat", "Roaring cats (lions, tigers)", "Canidae, dogs, wolves")
+
+
+def test_ancestors_and_descendants_follow_all_paths():
+    assert ancestors("Animal") == frozenset()
+    assert ancestors("Goat") == {"Livestock, farm animals, working animals", "Animal"}
+    assert ancestors("Police car (siren)") >= {"Emergency vehicle", "Motor vehicle (road)", "Vehicle", "Siren", "Alarm"}
+    assert descendants("Goat") == {"Bleat"}
+    for label in labels():
+        name = label.display_name
+        assert name not in ancestors(name)  # no cycle
+        assert all(name in descendants(ancestor) for ancestor in ancestors(name))
+        assert all(name in ancestors(descendant) for descendant in descendants(name))
+
+
+def test_depth_is_that_of_the_longest_path():
+    assert (depth("Animal"), depth("Goat")) == (0, 2)
+    assert depth("Car alarm") == 3  # by Vehicle, Motor vehicle (road) and Car, not by Alarm
+    assert max(map(depth, (label.display_name for label in labels()))) == depth("Rimshot") == 5
+    for label in labels():
+        assert depth(label.display_name) == 1 + max(map(depth, label.parents), default=-1)
+
+
+@pytest.mark.parametrize("function", [ancestors, descendants, depth])
+def test_an_unknown_name_is_a_key_error(function):
+    with pytest.raises(KeyError, match="Unheard"):
+        function("Unheard")
