@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
-from audioset_dcls.evaluation.metrics import average_precision, bootstrap_average_precision, interval, top_hits
+from audioset_dcls.evaluation.metrics import (
+    average_precision,
+    bootstrap_average_precision,
+    interval,
+    resample_clips,
+    top_hits,
+)
 from audioset_dcls.evaluation.predictions import length_name
 from audioset_dcls.folders import data_folder
 from audioset_dcls.tagging.tagger import Options, Result, Tagger
@@ -96,7 +102,8 @@ def _row(
     samples, hits = [], []
     for values in (scores, teacher):
         precision = average_precision(truth, values[clips][:, present])
-        resampled = np.nanmean(bootstrap_average_precision(truth, values[clips][:, present], RESAMPLES), axis=1)
+        draws = resample_clips(len(truth), RESAMPLES)
+        resampled = np.nanmean(bootstrap_average_precision(truth, values[clips][:, present], draws), axis=1)
         low, high = interval(resampled, precision.mean())
         samples.append(resampled)
         hit = np.array(

@@ -5,7 +5,7 @@
 | `audio_name` | S (N,)              | the clip's name; for AudioSet PANNs' `Y<video id>.wav`             |
 | `waveform`   | int16 (N, samples)  | 32 kHz mono, `float * 32767`; one chunk a clip, so one read a clip |
 | `target`     | bool (N, C)         | the labels                                                        |
-| `group`      | S (N,), optional    | what must not be split over train and test, e.g. the package      |
+| `group`      | S (N,), optional    | what must not be split over train and test, e.g. the speaker      |
 | `teacher`    | float16 (N, C), opt.| a teacher's scores                                                |
 | `embedding`  | float16 (N, D), opt.| a teacher's pooled embedding                                      |
 
@@ -178,6 +178,19 @@ class ClipFile:
         """The N groups; KeyError where the file has none."""
         return [group.decode("utf-8", "backslashreplace") for group in self._column("group").tolist()]
 
+    def sources(self) -> list[str] | None:
+        """The N sources, e.g. the Debian package or the repository; None if the file does not tell.
+
+        The source is the group, except in files of `dcls-prepare open-sounds` if the group is a part of the source,
+        e.g. an instrument: there the source is the first part of the clip's name, PACKAGE/PATH. Clips of one source are
+        not independent.
+        """
+        if not self.has_group:
+            return None
+        named_by_package = str(self._open().attrs.get("source", "")).startswith("open-sounds")
+        pairs = zip(self.audio_names(), self.groups(), strict=True)
+        return [_source(name, group) if named_by_package else group for name, group in pairs]
+
     def label_counts(self) -> npt.NDArray[np.int64]:
         """(C,) number of clips a label has."""
         counts = np.zeros(len(self.labels), np.int64)
@@ -220,6 +233,11 @@ class ClipFile:
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
         self._file = None
+
+
+def _source(name: str, group: str) -> str:
+    """The package or repository of a clip of open sounds; a name without "/" has none, its group is the source."""
+    return group if name.startswith(f"{group}/") or "/" not in name else name.partition("/")[0]
 
 
 def _read_rows(

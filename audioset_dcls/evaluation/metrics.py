@@ -1,4 +1,4 @@
-"""Metrics of multi-label tagging from targets and scores: AP, mAP, AUC, d', lwlrap, top hits; bootstrap over clips.
+"""Metrics of multi-label tagging from targets and scores: AP, mAP, AUC, d', lwlrap, specific top hits; bootstrap.
 
 Every function takes `targets`, bool (N, C) for N clips and C classes, and `scores`, float (N, C), of which only the
 order matters, and agrees with `sklearn.metrics` to rounding, ties included. A class without positives has no AP: the
@@ -8,7 +8,7 @@ those left.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf, sqrt
 from statistics import NormalDist
 from typing import Any
@@ -95,6 +95,50 @@ def top_hits(targets: ArrayLike, scores: ArrayLike, count: int = 3) -> float:
     return float((np.count_nonzero(values >= best, axis=1) <= count).mean())
 
 
+def specific_ranks(
+    targets: ArrayLike, scores: ArrayLike, depth: ArrayLike, counted: ArrayLike | None = None
+) -> NDArray[np.intp]:
+    """(N,) rank of each clip's most specific label, 1 for the best; 0 for a clip without such a label.
+
+    The most specific label is the deepest one, of several equally deep ones that with the highest score. It competes
+    with all classes that are not labels of the clip: its ancestors and other right labels take no rank. Of classes with
+    the same score it has the last rank.
+
+    Args:
+        depth: (C,) of the classes in an ontology; all 0 if there is none: then any label may be the one.
+        counted: (C,) bool, the classes that may be the most specific label. A clip whose deepest labels are all others
+            has rank 0. Default: all.
+    """
+    truth, values = checked(targets, scores)
+    levels = np.broadcast_to(np.asarray(depth), truth.shape)
+    deepest = np.where(truth, levels, -1).max(axis=1, keepdims=True)
+    candidates = truth & (levels == deepest)
+    if counted is not None:
+        candidates &= np.asarray(counted, np.bool_)
+    best = np.where(candidates, values, -np.inf).max(axis=1, keepdims=True)
+    ranks = 1 + np.count_nonzero(~truth & (values >= best), axis=1)
+    return np.where(candidates.any(axis=1), ranks, 0)
+
+
+def specific_top_hits(
+    targets: ArrayLike, scores: ArrayLike, depth: ArrayLike, counts: Sequence[int] = (1, 3, 5)
+) -> Floats:
+    """Share of the clips with labels whose most specific label is among the first `counts` classes: (len(counts),).
+
+    `specific_ranks` tells what competes. Raises ValueError if no clip has a label.
+    """
+    ranks = specific_ranks(targets, scores, depth)
+    if not ranks.any():
+        raise ValueError(f"none of the {ranks.size} clips has a label")
+    return hits(ranks[ranks > 0], counts).mean(axis=0)
+
+
+def hits(ranks: ArrayLike, counts: Sequence[int] = (1, 3, 5)) -> Floats:
+    """(N, len(counts)) 1 if the clip's rank is at most the count, else 0; NaN for rank 0."""
+    given = np.asarray(ranks)[:, None]
+    return np.where(given > 0, given <= np.asarray(counts), np.nan)
+
+
 def area_under_roc(targets: ArrayLike, scores: ArrayLike) -> Floats:
     """AUC of each class, (C,): how often a positive scores above a negative, ties counting half.
 
@@ -134,30 +178,42 @@ def precision_recall_curve(target: ArrayLike, score: ArrayLike) -> tuple[Floats,
     return found / taken, found / positives.size
 
 
+def resample_clips(
+    clips: int, resamples: int = 1000, seed: int = 0, sources: Sequence[str] | None = None
+) -> NDArray[np.unsignedinteger[Any]]:
+    """How often each clip was drawn, (N, resamples), if `clips` clips are resampled with replacement.
+
+    sources: of each clip, e.g. its package or repository. Sources are drawn, as many as there are, each with all of its
+        clips: clips of one source are not independent. Default: each clip is a source of its own.
+
+    The same arguments draw the same clips: subtract two models' results for a paired comparison.
+    """
+    names, source = np.unique(np.arange(clips) if sources is None else np.asarray(sources), return_inverse=True)
+    generator = np.random.default_rng(seed)
+    counts = np.empty((names.size, resamples), np.uint32)
+    for resample in range(resamples):
+        counts[:, resample] = np.bincount(generator.integers(names.size, size=names.size), minlength=names.size)
+    drawn = np.bincount(source, minlength=names.size) @ counts
+    # no sum of draws is larger than the clips drawn in a resample, and the narrower type sums faster
+    narrow: type[np.unsignedinteger[Any]] = np.uint16 if drawn.max() < 2**16 else np.uint32
+    return counts.astype(narrow)[source]
+
+
 def bootstrap_average_precision(
     targets: ArrayLike,
     scores: ArrayLike,
-    resamples: int = 1000,
-    seed: int = 0,
+    draws: NDArray[np.unsignedinteger[Any]],
     advance: Callable[[], object] | None = None,
 ) -> Floats:
-    """AP of each class in resamples of the clips with replacement, (resamples, C); NaN where one drew no positive.
+    """AP of each class in resamples of the clips, (resamples, C); NaN if one drew no positive.
 
-    The same seed, resamples and N draw the same clips: subtract two models' results for a paired comparison.
-    `np.nanmean` over the classes gives the resamples of the mAP, `interval` its bounds (those of a class with few
-    positives are too narrow: with 4 they hold the true AP in some 80 % of cases, not 95). 1000 resamples fix a bound to
-    a few per cent of the interval's width. `advance` is called after each class. Raises ValueError where a class has
-    no positives.
+    draws: of `resample_clips`. `np.nanmean` over the classes gives the resamples of the mAP, `interval` its bounds
+    (those of a class with few positives, or of few sources, are too narrow: with 4 positives they hold the true AP in
+    some 80 % of cases, not 95). 1000 resamples fix a bound to a few per cent of the interval's width. `advance` is
+    called after each class. Raises ValueError if a class has no positives.
     """
     truth, values = _with_positives(*checked(targets, scores))
-    clips = truth.shape[0]
-    generator = np.random.default_rng(seed)
-    # how often each clip was drawn; sums of them stay below N + 1, and the narrower type sums faster
-    counts = np.uint16 if clips < 2**16 else np.uint32
-    draws = np.empty((clips, resamples), counts)
-    for resample in range(resamples):
-        draws[:, resample] = np.bincount(generator.integers(clips, size=clips), minlength=clips)
-    samples = np.empty((resamples, truth.shape[1]))
+    samples = np.empty((draws.shape[1], truth.shape[1]))
     for index in range(truth.shape[1]):
         samples[:, index] = _resampled_average_precision(truth[:, index], values[:, index], draws)
         if advance is not None:
@@ -165,11 +221,23 @@ def bootstrap_average_precision(
     return samples
 
 
-def interval(samples: ArrayLike, estimate: float, level: float = 0.95) -> tuple[float, float]:
-    """Bounds at that level around the `estimate` that the samples (resamples,) are bootstrap samples of.
+def bootstrap_mean(values: Floats, draws: NDArray[np.unsignedinteger[Any]]) -> Floats:
+    """Mean of each column of `values`, (N, K), in resamples of the clips: (resamples, K); NaN if one drew no value.
 
-    The samples' quantiles, moved by their mean's distance from the estimate: a positive drawn twice ranks next to
-    itself, so that the AP of a resample is too high, in a mean over rare classes by more than the interval is wide.
+    draws: of `resample_clips`. Rows of NaN, e.g. `hits` of clips without a label, are left out.
+    """
+    present = ~np.isnan(values).any(axis=1)
+    chosen = draws[present].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        means: Floats = (chosen.T @ values[present]) / chosen.sum(axis=0)[:, None]
+    return means
+
+
+def interval(samples: ArrayLike, estimate: float, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap percentile interval from samples (resamples,), shifted so that it is centred on `estimate`.
+
+    The shift is the distance of the samples' mean from the estimate: a positive drawn twice ranks next to itself, so
+    that the AP of a resample is too high, in a mean over rare classes by more than the interval is wide.
     """
     values = np.asarray(samples, np.float64)
     bounds = np.nanquantile(values, ((1 - level) / 2, (1 + level) / 2)) - np.nanmean(values) + estimate

@@ -71,7 +71,8 @@ def summarize(
     scores = {length: values[:, present] for length, values in predictions.scores.items()}
     precision = {length: metrics.average_precision(targets, values) for length, values in scores.items()}
     areas = {length: _area_under_roc(targets, values) for length, values in scores.items()}
-    samples = metrics.bootstrap_average_precision(targets, scores[FULL], resamples, advance=advance)
+    draws = metrics.resample_clips(len(targets), resamples)
+    samples = metrics.bootstrap_average_precision(targets, scores[FULL], draws, advance)
     resampled_mean = np.nanmean(samples, axis=1)
     return Summary(
         predictions=predictions,

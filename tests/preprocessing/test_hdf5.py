@@ -14,6 +14,7 @@ import pytest
 
 from preprocessing import hdf5
 from preprocessing.hdf5 import ClipFile, ClipFileError, ClipWriter, clip_id, hash_ids, to_int16
+from preprocessing.open_sounds import load_recording_list
 
 SAMPLES = 3200
 LABELS = ("dog", "Male speech, man speaking", "Ein Käuzchen")
@@ -188,6 +189,40 @@ def test_files_of_panns_are_read_without_the_rows_it_left_empty(tmp_path: Path, 
     np.testing.assert_array_equal(panns.waveforms([2, 4, 0]), clips["waveforms"][[3, 10, 0]])
     np.testing.assert_array_equal(panns.read("target", [2, 3, 4]), targets[[3, 4, 10]])
     np.testing.assert_array_equal(np.flatnonzero(panns.label_counts()), [0, 1, 3, 4, 10])
+
+
+def write_grouped(path: Path, names: list[str], groups: list[str], source: str) -> ClipFile:
+    with ClipWriter(path, LABELS, samples=SAMPLES, group=True, source=source) as writer:
+        count = len(names)
+        waveforms = np.zeros((count, SAMPLES), np.int16)
+        writer.append(names, waveforms, np.zeros((count, len(LABELS)), bool), groups=groups)
+        writer.finish()
+    return ClipFile(path)
+
+
+def test_sources_of_open_sounds_are_packages_and_repositories(tmp_path: Path) -> None:
+    """A series inside a package, one that spans packages, a package, a repository, a voice without a package."""
+    names = ["freepats/usr/58.pat!2", "ufoai-sound/0.pk3!a.ogg@5", "kpat/usr/a.ogg", "owner/name/a/b.ogg@10", "tts_001"]
+    groups = ["freepats:tuba", "openarena-sarge", "kpat", "owner/name", "tts:flite"]
+    file = write_grouped(tmp_path / "open.h5", names, groups, "open-sounds 0123")
+    assert file.sources() == ["freepats", "ufoai-sound", "kpat", "owner/name", "tts:flite"]
+
+
+def test_every_listed_recording_has_its_package_as_source(tmp_path: Path) -> None:
+    recordings = load_recording_list()[::10]
+    names, groups = [recording.name for recording in recordings], [recording.group for recording in recordings]
+    assert sum(group != recording.package for group, recording in zip(groups, recordings, strict=True)) > 100
+    file = write_grouped(tmp_path / "listed.h5", names, groups, "open-sounds 0123")
+    assert file.sources() == [recording.package for recording in recordings]
+
+
+def test_sources_of_other_files_are_their_groups(tmp_path: Path, clips: dict[str, Any]) -> None:
+    file = write_grouped(tmp_path / "own.h5", ["audio/1.wav", "audio/2.wav"], ["speaker 1", "speaker 2"], "")
+    assert file.sources() == ["speaker 1", "speaker 2"]
+    with ClipWriter(tmp_path / "ungrouped.h5", LABELS, samples=SAMPLES) as writer:
+        writer.append(clips["names"], clips["waveforms"], clips["targets"])
+        writer.finish()
+    assert ClipFile(tmp_path / "ungrouped.h5").sources() is None
 
 
 def test_reading_into_places_from_starts(tmp_path: Path, clips: dict[str, Any]) -> None:
