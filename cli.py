@@ -111,9 +111,9 @@ def evaluate() -> None:
     """dcls-eval: score a checkpoint, or compare runs over seeds."""
     parser = _parser(
         "dcls-eval",
-        "mAP, AUC, d', lwlrap of whole clips and of their first 5, 2 and 1 s: a summary, JSON, CSV and an HTML report. "
-        "With --runs: mean and deviation over seeds and paired differences with 95 % intervals, as Markdown, CSV and "
-        "plots. Started by torchrun, the processes share the clips.",
+        "mAP, specific top 1, 3 and 5, AUC, d', lwlrap of whole clips and of their first 5, 2 and 1 s: a summary, "
+        "JSON, CSV and an HTML report. With --runs: mean and deviation over seeds and paired differences with 95 % "
+        "intervals, as Markdown, CSV and plots. Started by torchrun, the processes share the clips.",
         epilog="exit status: 0 done, 1 failed or some runs left out, 2 usage, 130 interrupted",
     )
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a file, .onnx too, a name or a URL")

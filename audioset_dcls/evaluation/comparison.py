@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audioset_dcls.evaluation.metrics import interval
-from audioset_dcls.evaluation.report import NAMES, csv_text, shown, write_file
+from audioset_dcls.evaluation.report import NAMES, csv_text, shown, unitless, write_file
 from audioset_dcls.evaluation.runs import EVALUATIONS, Run, find_runs, read_run
 from audioset_dcls.evaluation.summary import METRICS
 from preprocessing.terminal import printable
@@ -23,22 +23,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LEVEL = 0.95
+COMPARED = ("mAP", "specific_top_3")  # what differences are taken of
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference in mAP of two experiments over the seeds that both have.
+    """Difference in a metric of two experiments over the seeds that both have.
 
-    deviation, seed_interval: None with a single seed. clip_interval: None without an evaluation of every run.
+    deviation, seed_interval: None with a single seed. source_interval: None without an evaluation of every run.
     """
 
     first: str
     second: str
+    metric: str
     seeds: tuple[int, ...]
     mean: float
     deviation: float | None
     seed_interval: tuple[float, float] | None
-    clip_interval: tuple[float, float] | None
+    source_interval: tuple[float, float] | None
 
 
 def compare(folder: Path, data: str | None = None, against: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
@@ -137,11 +139,13 @@ class Comparison:
         return max(begun, key=len) if begun else None if experiment in self.against else self.against[0]
 
     def differences(self) -> list[Difference]:
-        """Of each two experiments, the better one first, or of each and its `base`, over the seeds that both have."""
+        """Of each two experiments, the better one first, or of each and its `base`, in each of `COMPARED`."""
         pairs: Iterable[tuple[str, str]] = combinations(self.experiments, 2)
         if self.against:
             pairs = [(name, base) for name in self.experiments if (base := self.base(name)) is not None]
-        found = [paired_difference(self.of(first), self.of(second)) for first, second in pairs]
+        found = [
+            paired_difference(self.of(first), self.of(second), metric) for first, second in pairs for metric in COMPARED
+        ]
         return [difference for difference in found if difference is not None]
 
     def write(self, folder: Path) -> None:
@@ -175,13 +179,14 @@ class Comparison:
                 {
                     "first": one.first,
                     "second": one.second,
+                    "metric": one.metric,
                     "seeds": " ".join(map(str, one.seeds)),
-                    "mean_mAP_difference": one.mean,
+                    "mean_difference": one.mean,
                     "sample_deviation": one.deviation,
                     "seeds_low": one.seed_interval and one.seed_interval[0],
                     "seeds_high": one.seed_interval and one.seed_interval[1],
-                    "clips_low": one.clip_interval and one.clip_interval[0],
-                    "clips_high": one.clip_interval and one.clip_interval[1],
+                    "sources_low": one.source_interval and one.source_interval[0],
+                    "sources_high": one.source_interval and one.source_interval[1],
                 }
                 for one in differences
             ],
@@ -206,17 +211,18 @@ def deviation(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def paired_difference(first: Sequence[Run], second: Sequence[Run]) -> Difference | None:
-    """Difference in mAP over the seeds that both have, or None if none.
+def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str = "mAP") -> Difference | None:
+    """Difference in a metric over the seeds for which both have it, or None if there is no such seed.
 
-    Over seeds: Student's t with n - 1 degrees of freedom, for what other seeds would give on these clips. Over clips:
-    a bootstrap that draws the same clips for both and all seeds, for what other clips would give with these seeds.
+    Over seeds: Student's t with n - 1 degrees of freedom, for what other seeds would give on these clips. Over sources:
+    a bootstrap that draws the same sources for both and all seeds, for what clips of other sources would give with
+    these seeds.
     """
-    ones, others = ({run.seed: run for run in runs} for runs in (first, second))
+    ones, others = ({run.seed: run for run in runs if metric in run.metrics} for runs in (first, second))
     seeds = tuple(sorted(ones.keys() & others.keys()))
     if not seeds:
         return None
-    values = [ones[seed].metrics["mAP"] - others[seed].metrics["mAP"] for seed in seeds]
+    values = [ones[seed].metrics[metric] - others[seed].metrics[metric] for seed in seeds]
     spread = deviation(values)
     mean = float(np.mean(values))
     seed_interval = None
@@ -225,10 +231,11 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run]) -> Difference
 
         half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
         seed_interval = (mean - half, mean + half)
-    pairs = [(ones[seed].resampled_mean, others[seed].resampled_mean) for seed in seeds]
+    pairs = [(ones[seed].resampled.get(metric), others[seed].resampled.get(metric)) for seed in seeds]
     samples = [one - other for one, other in pairs if one is not None and other is not None and one.size == other.size]
-    clip_interval = interval(np.mean(samples, axis=0), mean, LEVEL) if len(samples) == len(seeds) else None
-    return Difference(first[0].experiment, second[0].experiment, seeds, mean, spread, seed_interval, clip_interval)
+    source_interval = interval(np.mean(samples, axis=0), mean, LEVEL) if len(samples) == len(seeds) else None
+    names = first[0].experiment, second[0].experiment
+    return Difference(*names, metric, seeds, mean, spread, seed_interval, source_interval)
 
 
 def markdown(comparison: Comparison, differences: Sequence[Difference], figures: Sequence[str]) -> str:
@@ -244,24 +251,26 @@ def markdown(comparison: Comparison, differences: Sequence[Difference], figures:
     parts = [
         "# Comparison of runs",
         f"Evaluated on: {comparison.counted}.",
-        "Mean ± sample standard deviation (n - 1) over seeds; AP, lwlrap and top 3 in percent.",
+        "Mean ± sample standard deviation (n - 1) over seeds; AP, lwlrap and top hits in percent.",
         _markdown_table(header, rows),
     ]
     if differences:
         parts += [
-            "## Paired differences in mAP",
+            "## Paired differences",
             "In percentage points, over the seeds that both have. The interval over seeds is Student's t: what other "
-            "seeds would give on these clips. That over clips is a paired bootstrap: what other clips would give with "
-            "these seeds. Neither holds the other's part of the doubt.",
+            "seeds would give on these clips. The interval over sources is a paired bootstrap: what clips of other "
+            "sources would give with these seeds; a clip without a known source is one of its own. Neither interval "
+            "holds the other's part of the doubt.",
             _markdown_table(
-                ["Difference", "Seeds", "mAP", "95 % over seeds", "95 % over clips"],
+                ["Difference", "Metric", "Seeds", "Mean", "95 % over seeds", "95 % over sources"],
                 [
                     [
                         f"{one.first} - {one.second}",
+                        unitless(one.metric),
                         str(len(one.seeds)),
                         f"{100 * one.mean:+.2f}" + ("" if one.deviation is None else f" ± {100 * one.deviation:.2f}"),
                         _bounds(one.seed_interval) or "n/a (one seed)",
-                        _bounds(one.clip_interval) or "n/a (not evaluated)",
+                        _bounds(one.source_interval) or "n/a (not evaluated)",
                     ]
                     for one in differences
                 ],
@@ -293,9 +302,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         table.add_row(*map(Text, cells[: len(table.columns)]))
     console.print(table)
     for one in comparison.differences():
-        intervals = {"seeds": _bounds(one.seed_interval), "clips": _bounds(one.clip_interval)}
+        intervals = {"seeds": _bounds(one.seed_interval), "sources": _bounds(one.source_interval)}
         bounds = "; ".join(f"{text} over {what}" for what, text in intervals.items() if text) or "no interval: one seed"
-        line = f"{one.first} - {one.second}: {100 * one.mean:+.2f} mAP (95 %: {bounds})"
+        line = f"{one.first} - {one.second}: {100 * one.mean:+.2f} {unitless(one.metric)} (95 %: {bounds})"
         console.print(printable(line), highlight=False, markup=False)
 
 

@@ -39,12 +39,13 @@ def plot_experiments(comparison: Comparison) -> Figure:
 
 def plot_differences(differences: Sequence[Difference]) -> Figure:
     """Paired differences in mAP with both intervals."""
+    differences = [one for one in differences if one.metric == "mAP"]
     figure = _figure(8.5, 1.6 + 0.5 * len(differences))
     axes = figure.subplots()
-    styles = (("seeds (t)", -0.12, "C0"), ("clips (bootstrap)", 0.12, "C1"))
+    styles = (("seeds (t)", -0.12, "C0"), ("sources (bootstrap)", 0.12, "C1"))
     for label, offset, color in styles:
         for place, one in enumerate(differences):
-            bounds = one.seed_interval if label.startswith("seeds") else one.clip_interval
+            bounds = one.seed_interval if label.startswith("seeds") else one.source_interval
             if bounds is not None:
                 axes.plot(100 * np.array(bounds), [place + offset] * 2, color=color, lw=2.5, label=label)
             axes.plot(100 * one.mean, place + offset, "o", color=color)

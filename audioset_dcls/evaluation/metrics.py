@@ -81,20 +81,6 @@ def lwlrap(targets: ArrayLike, scores: ArrayLike) -> float:
     return float(labels @ precision / labels.sum())
 
 
-def top_hits(targets: ArrayLike, scores: ArrayLike, count: int = 3) -> float:
-    """Share of the clips with labels that have one of them among their `count` highest scores, all classes competing.
-
-    Of classes with the same score each has the rank of the last. Raises ValueError where no clip has a label.
-    """
-    truth, values = checked(targets, scores)
-    labelled = truth.any(axis=1)
-    if not labelled.any():
-        raise ValueError(f"none of the {truth.shape[0]} clips has a label")
-    truth, values = truth[labelled], values[labelled]
-    best = np.where(truth, values, -np.inf).max(axis=1, keepdims=True)
-    return float((np.count_nonzero(values >= best, axis=1) <= count).mean())
-
-
 def specific_ranks(
     targets: ArrayLike, scores: ArrayLike, depth: ArrayLike, counted: ArrayLike | None = None
 ) -> NDArray[np.intp]:
@@ -207,7 +193,7 @@ def bootstrap_average_precision(
 ) -> Floats:
     """AP of each class in resamples of the clips, (resamples, C); NaN if one drew no positive.
 
-    draws: of `resample_clips`. `np.nanmean` over the classes gives the resamples of the mAP, `interval` its bounds
+    draws: of `resample_clips`. `mean_of_defined` gives the resamples of the mAP, `interval` its bounds
     (those of a class with few positives, or of few sources, are too narrow: with 4 positives they hold the true AP in
     some 80 % of cases, not 95). 1000 resamples fix a bound to a few per cent of the interval's width. `advance` is
     called after each class. Raises ValueError if a class has no positives.
@@ -230,6 +216,14 @@ def bootstrap_mean(values: Floats, draws: NDArray[np.unsignedinteger[Any]]) -> F
     chosen = draws[present].astype(np.float64)
     with np.errstate(invalid="ignore"):
         means: Floats = (chosen.T @ values[present]) / chosen.sum(axis=0)[:, None]
+    return means
+
+
+def mean_of_defined(samples: Floats) -> Floats:
+    """Mean of each row, (resamples, C) -> (resamples,), over the classes whose AP is not NaN; NaN if all are."""
+    defined = ~np.isnan(samples)
+    with np.errstate(invalid="ignore"):
+        means: Floats = np.where(defined, samples, 0).sum(axis=1) / defined.sum(axis=1)
     return means
 
 

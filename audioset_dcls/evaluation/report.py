@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from audioset_dcls.evaluation.metrics import d_prime, precision_recall_curve
 from audioset_dcls.evaluation.predictions import FULL
-from audioset_dcls.evaluation.summary import METRICS, Summary
+from audioset_dcls.evaluation.summary import METRICS, SPECIFIC, TOP_COUNTS, Summary
 from preprocessing.files import atomic_write
 from preprocessing.terminal import csv_cell, printable
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 NAMES = {
     "mAP": "mAP (%)",
+    **{name: f"specific top {count} (%)" for name, count in zip(SPECIFIC, TOP_COUNTS, strict=True)},
     "micro_mAP": "micro mAP (%)",
     "AUC": "AUC",
     "d_prime": "d'",
     "lwlrap": "lwlrap (%)",
-    "top_3": "top 3 (%)",
 }
-PERCENT = ("mAP", "micro_mAP", "lwlrap", "top_3", "AP")
+PERCENT = ("mAP", *SPECIFIC, "micro_mAP", "lwlrap", "AP")
 CURVE_POINTS = 80  # of each class in the page: as fine as its screen, and 527 classes stay under 1 MB
 MISTAKES = 40  # of each kind
 MISTAKES_PER_CLASS = 4  # so that one class with doubtful labels does not fill the table
@@ -56,15 +56,17 @@ class Report:
         """Write metrics.json, classes.csv, report.html and predictions.npz, each whole or not at all, JSON last."""
         folder.mkdir(parents=True, exist_ok=True)
         predictions = self.summary.predictions
-        arrays = io.BytesIO()
-        np.savez(
-            arrays,
-            clips=np.array([name.encode() for name in predictions.clips]),
-            targets=predictions.targets,
-            scores=predictions.scores[FULL],
-            resampled_mAP=self.summary.resampled_mean,
-        )
-        write_file(folder / "predictions.npz", arrays.getvalue())
+        arrays: dict[str, Any] = {
+            "clips": np.array([name.encode() for name in predictions.clips]),
+            "targets": predictions.targets,
+            "scores": predictions.scores[FULL],
+        }
+        arrays |= {f"resampled_{metric}": samples for metric, samples in self.summary.resampled.items()}
+        if predictions.sources is not None:
+            arrays["sources"] = np.array([source.encode() for source in predictions.sources])
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_file(folder / "predictions.npz", content.getvalue())
         write_file(folder / "classes.csv", csv_text(class_rows(self)))
         write_file(folder / "report.html", html(self))
         write_file(folder / "metrics.json", json.dumps(as_json(self), indent=1, ensure_ascii=False) + "\n")
@@ -92,13 +94,13 @@ def as_json(report: Report) -> dict[str, Any]:
         length: {**{name: _finite(value) for name, value in numbers.items()}, **summary.counted}
         for length, numbers in summary.overall.items()
     }
-    overall[FULL]["mAP_interval"] = list(summary.mean_interval)
+    overall[FULL] |= {f"{name}_interval": list(bounds) for name, bounds in summary.overall_intervals.items()}
     return {
         **report.about,
         **summary.counted,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "target_hash": summary.predictions.target_hash,
-        "interval": f"95 %, bootstrap over clips, {summary.resampled_mean.size} resamples",
+        "interval": f"95 %, bootstrap over {summary.resampled_units}, {summary.resampled['mAP'].size} resamples",
         "classes_without_positives": summary.left_out,
         "classes_without_negatives": summary.without_negatives,
         "metrics": overall,
@@ -152,8 +154,10 @@ def print_summary(report: Report, console: Console) -> None:
         cells = [shown(name, numbers.get(name)) for name in METRICS]
         table.add_row(length, *cells, f"{counted['clips']:,}", counted["clip_hash"][:8], str(counted["classes"]))
     console.print(table)
-    low, high = (shown("mAP", bound) for bound in summary.mean_interval)
-    console.print(f"mAP of whole clips: 95 % interval {low} to {high} (bootstrap over clips)", highlight=False)
+    bounds = "; ".join(f"{unitless(name)} {text}" for name, text in intervals_shown(summary).items())
+    console.print(
+        f"95 % intervals of whole clips (bootstrap over {summary.resampled_units}): {bounds}", highlight=False
+    )
     rows = sorted(class_rows(report), key=lambda row: row["AP"], reverse=True)
     for title, some in (("best", rows[:5]), ("worst", rows[:-6:-1])):
         named = " · ".join(f"{row['class']} {shown('AP', row['AP'])}" for row in some)
@@ -161,6 +165,13 @@ def print_summary(report: Report, console: Console) -> None:
     for sentence, names in left_out(summary):
         more = f" and {len(names) - 20} more (metrics.json has all)" if len(names) > 20 else ""
         console.print(printable(f"{sentence}: {' · '.join(names[:20])}{more}"), highlight=False, markup=False)
+
+
+def intervals_shown(summary: Summary) -> dict[str, str]:
+    """By metric, "41.20 to 45.90"."""
+    return {
+        name: " to ".join(shown(name, bound) for bound in bounds) for name, bounds in summary.overall_intervals.items()
+    }
 
 
 def left_out(summary: Summary) -> list[tuple[str, list[str]]]:
@@ -177,12 +188,17 @@ def left_out(summary: Summary) -> list[tuple[str, list[str]]]:
 
 
 def shown(metric: str, value: float | None) -> str:
-    """A number as people read it: AP, lwlrap and top 3 in percent, the others as they are."""
+    """A number as people read it: AP, lwlrap and top hits in percent, the others as they are."""
     if value is None or math.isnan(value):
         return "n/a"
     if metric in PERCENT or metric.startswith("AP "):
         return f"{100 * value:.2f}"
     return "∞" if math.isinf(value) else f"{value:.4f}" if metric == "AUC" else f"{value:.3f}"
+
+
+def unitless(metric: str) -> str:
+    """The metric's name without its unit."""
+    return NAMES[metric].removesuffix(" (%)")
 
 
 # ---- the page
@@ -193,14 +209,14 @@ def html(report: Report) -> str:
     summary = report.summary
     counted = summary.counted
     counts = (f"{counted['clips']:,}", counted["clip_hash"][:8], str(counted["classes"]))
-    low, high = (shown("mAP", bound) for bound in summary.mean_interval)
+    intervals = intervals_shown(summary)
     parts = {
         "title": escape(f"{Path(str(report.about['model'])).name} on {Path(str(report.about['data'])).name}"),
         "subtitle": f"{counted['clips']:,} clips (hash <code>{counted['clip_hash'][:16]}</code>), "
         f"{counted['classes']} classes, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "tiles": "".join(
             f"<div class='tile'><b>{shown(name, summary.overall[FULL].get(name))}</b><span>{NAMES[name]}</span>"
-            + (f"<small>95 % interval {low} to {high}</small>" if name == "mAP" else "")
+            + (f"<small>95 % interval {intervals[name]}</small>" if name in intervals else "")
             + "</div>"
             for name in METRICS
         ),
@@ -211,6 +227,7 @@ def html(report: Report) -> str:
                 for length, numbers in summary.overall.items()
             ],
         ),
+        "resampled": summary.resampled_units,
         "left_out": "".join(
             f"<p><b>{sentence}</b>: {' · '.join(map(escape, names))}</p>" for sentence, names in left_out(summary)
         ),

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audioset_dcls.evaluation.predictions import FULL
+from audioset_dcls.evaluation.summary import RESAMPLED
 from preprocessing import checks
 from preprocessing.npz import read_npz
 
@@ -32,10 +33,10 @@ _MOST_RESAMPLES = 1_000_000
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: its numbers, the clips they were taken from, and the bootstrap of its mAP over those clips.
+    """One training run: its numbers, the clips they were taken from, and bootstrap samples of some of the numbers.
 
     clips, clip_hash: None where only the training's own validation is known and says nothing of them. task: hash of
-    the clips and targets in their order. resampled_mean: (resamples,) or None. curve: (epoch, validation mAP) pairs.
+    the clips and targets in their order. resampled: by metric, (resamples,). curve: (epoch, validation mAP) pairs.
     """
 
     experiment: str
@@ -44,7 +45,7 @@ class Run:
     clips: int | None = None
     clip_hash: str | None = None
     task: str | None = None
-    resampled_mean: NDArray[np.float64] | None = None
+    resampled: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     curve: Sequence[tuple[float, float]] = ()
 
 
@@ -71,7 +72,7 @@ def read_run(folder: Path, experiment: str, evaluation: str | None = None) -> Ru
     _check_finished(folder, curve)
     own = _read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
     numbers = ({"mAP": max(score for _, score in curve)} if curve else {}) | _numbers(own)
-    resampled = None
+    resampled: dict[str, NDArray[np.float64]] = {}
     if evaluation is not None:
         path = folder / evaluation / "metrics.json"
         own = _read_json(path)
@@ -80,7 +81,8 @@ def read_run(folder: Path, experiment: str, evaluation: str | None = None) -> Ru
             checksum = own["model_sha256"]
         if (folder / CHECKPOINT).exists() and checksum != file_hash(folder / CHECKPOINT):
             raise ValueError(f"{evaluation} is of an older {CHECKPOINT}; add --data to evaluate it again")
-        resampled = read_resampled_mean(folder / evaluation / "predictions.npz")
+        stored = [name for name in RESAMPLED if name in evaluated_numbers(own)]
+        resampled = read_resampled(folder / evaluation / "predictions.npz", stored)
     if "mAP" not in numbers:
         raise ValueError("no mAP: neither an evaluation nor a validation")
     clips, clip_hash, task = (own.get(name) for name in ("clips", "clip_hash", "target_hash"))
@@ -107,14 +109,17 @@ def read_curve(path: Path) -> list[tuple[float, float]]:
         return [(float(row["epoch"]) + 1, float(row["val/map"])) for row in csv.DictReader(file) if row.get("val/map")]
 
 
-def read_resampled_mean(path: Path) -> NDArray[np.float64] | None:
-    """The bootstrap samples of the mAP in an evaluation's predictions.npz."""
+def read_resampled(path: Path, metrics: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Bootstrap samples of these metrics, (resamples,), in an evaluation's predictions.npz; none without the file."""
     if not path.exists():
-        return None
+        return {}
+    samples = {}
     with _reading(path):
-        samples = read_npz(path, "resampled_mAP", "f", 1, _MOST_RESAMPLES * 8).astype(np.float64)
-        if not np.isfinite(samples).all():
-            raise ValueError("resampled_mAP is not finite")
+        for name in metrics:
+            samples[name] = read_npz(path, f"resampled_{name}", "f", 1, _MOST_RESAMPLES * 8).astype(np.float64)
+            # NaN is a resample without a label
+            if np.isinf(samples[name]).any() or np.isnan(samples[name]).all():
+                raise ValueError(f"resampled_{name} is not finite")
     return samples
 
 

@@ -14,23 +14,26 @@ from audioset_dcls.evaluation.predictions import FULL, Predictions
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
-METRICS = ("mAP", "micro_mAP", "AUC", "d_prime", "lwlrap", "top_3")
+TOP_COUNTS = (1, 3, 5)
+SPECIFIC = tuple(f"specific_top_{count}" for count in TOP_COUNTS)
+RESAMPLED = ("mAP", *SPECIFIC)  # what has a bootstrap of its own
+METRICS = ("mAP", *SPECIFIC, "micro_mAP", "AUC", "d_prime", "lwlrap")
 
 
 @dataclass(frozen=True)
 class Summary:
     """Metrics by length, and per class, of the classes that have positives.
 
-    overall: by length, of each metric its value. mean_interval: 95 % bootstrap interval over clips of the whole clips'
-    mAP, of which `resampled_mean` (resamples,) are the samples. classes: indices of the evaluated ones, which the
-    per-class arrays are in the order of: positives, average_precision by length, intervals (K, 2) and area_under_roc of
-    whole clips, NaN where every clip is a positive.
+    overall: `overall[length][metric]`. resampled: (resamples,) bootstrap samples of the whole clips' mAP and specific
+    top hits, and `overall_intervals` their 95 % intervals, by metric. The bootstrap draws sources if they are known,
+    else clips. classes: indices of the evaluated ones, which the per-class arrays are in the order of: positives,
+    average_precision by length, intervals (K, 2) and area_under_roc of whole clips, NaN if every clip is a positive.
     """
 
     predictions: Predictions
     overall: dict[str, dict[str, float]]
-    mean_interval: tuple[float, float]
-    resampled_mean: Floats
+    overall_intervals: dict[str, tuple[float, float]]
+    resampled: dict[str, Floats]
     classes: NDArray[np.intp]
     positives: NDArray[np.intp]
     average_precision: dict[str, Floats]
@@ -53,6 +56,12 @@ class Summary:
         hashed = self.predictions.clip_hash
         return {"clips": len(self.predictions.clips), "clip_hash": hashed, "classes": len(self.classes)}
 
+    @property
+    def resampled_units(self) -> str:
+        """What the bootstrap drew, in words: "33 sources", or "clips"."""
+        sources = self.predictions.resampled
+        return "clips" if sources is None else f"{len(set(sources))} sources"
+
     def _all(self) -> NDArray[np.intp]:
         return np.arange(len(self.predictions.labels))
 
@@ -71,18 +80,21 @@ def summarize(
     scores = {length: values[:, present] for length, values in predictions.scores.items()}
     precision = {length: metrics.average_precision(targets, values) for length, values in scores.items()}
     areas = {length: _area_under_roc(targets, values) for length, values in scores.items()}
-    draws = metrics.resample_clips(len(targets), resamples)
+    hits = {length: _hits(predictions, values) for length, values in predictions.scores.items()}
+    draws = metrics.resample_clips(len(targets), resamples, sources=predictions.resampled)
     samples = metrics.bootstrap_average_precision(targets, scores[FULL], draws, advance)
-    resampled_mean = np.nanmean(samples, axis=1)
+    resampled = {"mAP": metrics.mean_of_defined(samples)}
+    resampled |= dict(zip(SPECIFIC, metrics.bootstrap_mean(hits[FULL], draws).T, strict=True))
+    overall = {
+        length: _overall(targets, scores[length], precision[length], areas[length], hits[length]) for length in scores
+    }
     return Summary(
         predictions=predictions,
-        overall={
-            length: _overall(targets, scores[length], precision[length], areas[length])
-            | {"top_3": metrics.top_hits(predictions.targets, predictions.scores[length])}
-            for length in scores
+        overall=overall,
+        overall_intervals={
+            name: _probabilities(metrics.interval(values, overall[FULL][name])) for name, values in resampled.items()
         },
-        mean_interval=_probabilities(metrics.interval(resampled_mean, precision[FULL].mean())),
-        resampled_mean=resampled_mean,
+        resampled=resampled,
         classes=present,
         positives=np.count_nonzero(targets, axis=0),
         average_precision=precision,
@@ -97,9 +109,17 @@ def _probabilities(bounds: tuple[float, float]) -> tuple[float, float]:
     return max(bounds[0], 0.0), min(bounds[1], 1.0)
 
 
-def _overall(targets: NDArray[np.bool_], scores: NDArray[Any], precision: Floats, areas: Floats) -> dict[str, float]:
+def _hits(predictions: Predictions, scores: NDArray[Any]) -> Floats:
+    """(N, len(TOP_COUNTS)); all classes compete, those without positives too."""
+    return metrics.hits(metrics.specific_ranks(predictions.targets, scores, predictions.depth), TOP_COUNTS)
+
+
+def _overall(
+    targets: NDArray[np.bool_], scores: NDArray[Any], precision: Floats, areas: Floats, hits: Floats
+) -> dict[str, float]:
     numbers = {
         "mAP": float(precision.mean()),
+        **dict(zip(SPECIFIC, np.nanmean(hits, axis=0).tolist(), strict=True)),
         "micro_mAP": metrics.micro_average_precision(targets, scores),
         "lwlrap": metrics.lwlrap(targets, scores),
     }

@@ -51,7 +51,7 @@ def evaluate(
         predictions = predict_lengths(scorer, data_path, batch_size=batch_size, num_workers=num_workers)
         if dist.is_initialized() and dist.get_rank():
             return None
-    with progress("bootstrap over clips", int(predictions.targets.any(axis=0).sum())) as advance:
+    with progress("bootstrap", int(predictions.targets.any(axis=0).sum())) as advance:
         summary = summarize(predictions, advance=advance)
     about = {
         "model": str(model_path),
@@ -176,7 +176,7 @@ def train_counts(scorer: Scorer, train_data: Sequence[Path]) -> dict[str, int] |
 def _task(data_path: Path) -> str:
     data = ClipFile(data_path)
     targets = data.read("target", np.arange(len(data))).astype(np.bool_)
-    return hash_targets(data.audio_names(), data.labels, targets)
+    return hash_targets(data.audio_names(), data.labels, targets, data.sources())
 
 
 @contextmanager

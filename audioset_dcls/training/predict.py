@@ -91,6 +91,7 @@ def predict_lengths(
         labels=data.labels,
         targets=data.read("target", np.arange(len(data))).astype(np.bool_),
         scores={length_name(seconds): _gathered(share, part) for seconds, part in zip(lengths, parts, strict=True)},
+        sources=data.sources(),
     )
 
 

@@ -39,8 +39,8 @@ def main(folder: Path, data: Path, *against: str) -> None:
             assert [name.decode() for name in stored["clips"]] == clips.audio_names()
         scorer = load_scorer(checkpoint)
         scores[short] = np.concatenate([scorer.score(batch) for batch in padded.split(BATCH)])
-        summary = summarize(Predictions(clips.audio_names(), clips.labels, targets, {FULL: scores}))
-        return replace(run, metrics=summary.overall[FULL], resampled_mean=summary.resampled_mean)
+        summary = summarize(Predictions(clips.audio_names(), clips.labels, targets, {FULL: scores}, clips.sources()))
+        return replace(run, metrics=summary.overall[FULL], resampled=summary.resampled)
 
     evaluated, _ = compare(folder, data.stem, against)
     comparison = Comparison(folder, [with_silence(run) for run in evaluated.runs], against)

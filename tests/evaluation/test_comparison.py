@@ -70,19 +70,23 @@ def test_mean_and_sample_deviation(study: tuple[Path, dict[str, list[np.ndarray]
             f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
             in (tmp_path / "comparison.md").read_text()
         )
-    assert {row["metric"] for row in rows} >= {"mAP", "AUC", "d_prime", "lwlrap", "micro_mAP", "mAP 1 s", "parameters"}
+    assert {row["metric"] for row in rows} >= {
+        *("mAP", "specific_top_1", "specific_top_3", "specific_top_5"),
+        *("AUC", "d_prime", "lwlrap", "micro_mAP", "mAP 1 s", "parameters"),
+    }
     assert len(list(csv.DictReader((tmp_path / "runs.csv").open(newline="")))) == 6
 
 
 def test_paired_difference(study: tuple[Path, dict[str, list[np.ndarray]]]) -> None:
     folder, scores = study
-    (difference,) = compare(folder)[0].differences()
+    difference, of_hits = compare(folder)[0].differences()
+    assert (difference.metric, of_hits.metric) == ("mAP", "specific_top_3")
     values = {name: [metrics.mean_average_precision(TARGETS, one) for one in runs] for name, runs in scores.items()}
     reference = ttest_rel(values["paper/dcls"], values["paper/plain"]).confidence_interval(0.95)
     assert difference.seeds == (0, 1, 10)
     assert difference.mean == pytest.approx(np.mean(values["paper/dcls"]) - np.mean(values["paper/plain"]), abs=1e-12)
     assert difference.seed_interval == pytest.approx((reference.low, reference.high), abs=1e-9)
-    # over clips: both models of every seed on the same drawn clips, one by one
+    # over sources, here clips: both models of every seed on the same drawn clips, one by one
     generator, samples = np.random.default_rng(0), []
     for _ in range(200):
         drawn = generator.integers(80, size=80)
@@ -91,7 +95,14 @@ def test_paired_difference(study: tuple[Path, dict[str, list[np.ndarray]]]) -> N
             for name in ("paper/dcls", "paper/plain")
         ]
         samples.append(means[0] - means[1])
-    assert difference.clip_interval == pytest.approx(metrics.interval(samples, difference.mean), abs=1e-9)
+    assert difference.source_interval == pytest.approx(metrics.interval(samples, difference.mean), abs=1e-9)
+    shares = [
+        np.mean([metrics.specific_top_hits(TARGETS, one, np.zeros(4), [3])[0] for one in scores[name]])
+        for name in ("paper/dcls", "paper/plain")
+    ]
+    assert of_hits.mean == pytest.approx(shares[0] - shares[1], abs=1e-12)
+    assert of_hits.source_interval is not None
+    assert of_hits.source_interval[0] < of_hits.mean < of_hits.source_interval[1]
 
 
 def test_files_and_terminal(study: tuple[Path, dict[str, list[np.ndarray]]], tmp_path: Path) -> None:
@@ -123,11 +134,11 @@ def test_seeds_that_only_one_has_do_not_count(tmp_path: Path) -> None:
     make_run(tmp_path / "a" / "seed_0", 1.0, 0)
     make_run(tmp_path / "a" / "seed_1", 1.0, 1)
     make_run(tmp_path / "b" / "seed_1", 1.3, 1)
-    (difference,) = compare(tmp_path)[0].differences()
+    difference, _ = compare(tmp_path)[0].differences()
     assert difference.seeds == (1,)
     assert difference.seed_interval is None
     assert difference.deviation is None
-    assert difference.clip_interval is not None
+    assert difference.source_interval is not None
     comparison = compare(tmp_path)[0]
     comparison.write(tmp_path / "comparison")
     assert "n/a (one seed)" in (tmp_path / "comparison" / "comparison.md").read_text()
@@ -136,11 +147,11 @@ def test_seeds_that_only_one_has_do_not_count(tmp_path: Path) -> None:
 def test_differences_from_one_experiment(tmp_path: Path) -> None:
     for name, gain in {"a": 1.0, "b": 1.5, "c": 0.5}.items():
         make_run(tmp_path / name / "seed_0", gain, 0)
-    (better,) = (one for one in compare(tmp_path)[0].differences() if {one.first, one.second} == {"a", "b"})
+    better = [one for one in compare(tmp_path)[0].differences() if {one.first, one.second} == {"a", "b"}]
     differences = compare(tmp_path, against=["a"])[0].differences()
-    assert [(one.first, one.second) for one in differences] == [("b", "a"), ("c", "a")]
-    assert differences[0] == better
-    assert differences[1].mean < 0
+    assert [(one.first, one.second) for one in differences] == [("b", "a")] * 2 + [("c", "a")] * 2
+    assert differences[:2] == better
+    assert differences[2].mean < 0
     with pytest.raises(ValueError, match=r"no experiment 'd' to compare with; there are \['b', 'a', 'c'\]"):
         compare(tmp_path, against=["a", "d"])
 

@@ -100,22 +100,6 @@ def test_means_leave_out_classes_without_positives() -> None:
         assert mean(targets, scores) == mean(targets[:, present], scores[:, present])
 
 
-def test_top_hits_of_one_label_are_sklearn_s_top_k_accuracy() -> None:
-    rng = np.random.default_rng(5)
-    labels, scores = rng.integers(0, 6, 300), rng.random((300, 6))
-    for count in (1, 3):
-        expected = top_k_accuracy_score(labels, scores, k=count)
-        assert metrics.top_hits(np.eye(6, dtype=bool)[labels], scores, count) == pytest.approx(expected, abs=1e-12)
-
-
-def test_top_hits_take_any_label_and_the_last_rank_of_equal_scores() -> None:
-    scores = [[0.9, 0.8, 0.7, 0.1], [0.9, 0.8, 0.7, 0.1], [0.5, 0.5, 0.5, 0.5], [0.9, 0.8, 0.7, 0.1]]
-    targets = np.array([[0, 0, 1, 1], [0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]])  # the last has no label
-    assert metrics.top_hits(targets, np.array(scores)) == pytest.approx(1 / 3)
-    with pytest.raises(ValueError, match="none of the 4 clips has a label"):
-        metrics.top_hits(np.zeros((4, 4)), np.array(scores))
-
-
 def specific_rank_by_hand(target: np.ndarray, score: np.ndarray, depth: np.ndarray) -> int:
     """The definition, step by step, for one clip."""
     right = np.flatnonzero(target).tolist()
@@ -333,6 +317,9 @@ def test_intervals_over_sources_hold_what_intervals_over_clips_miss() -> None:
 def test_a_resample_without_a_value_is_nan() -> None:
     draws = np.array([[0, 1], [2, 1]], np.uint16)
     assert metrics.bootstrap_mean(np.array([[0.5], [np.nan]]), draws)[:, 0] == pytest.approx([np.nan, 0.5], nan_ok=True)
+    precision = metrics.bootstrap_average_precision([[1], [0]], [[0.2], [0.4]], draws)
+    assert metrics.mean_of_defined(precision) == pytest.approx([np.nan, 0.5], nan_ok=True)
+    assert metrics.mean_of_defined(np.array([[0.5, np.nan, 1.0]])).tolist() == [0.75]
 
 
 def test_interval_is_centred_on_the_estimate() -> None:

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from audioset_dcls.evaluation.predictions import Predictions
+from audioset_dcls.evaluation import metrics
+from audioset_dcls.evaluation.predictions import Predictions, hash_targets
 from audioset_dcls.evaluation.report import (
     MISTAKES,
     MISTAKES_PER_CLASS,
@@ -26,7 +27,7 @@ from audioset_dcls.evaluation.report import (
     most_confident,
     print_summary,
 )
-from audioset_dcls.evaluation.summary import Summary, summarize
+from audioset_dcls.evaluation.summary import SPECIFIC, Summary, summarize
 
 NASTY = "</script><b>Bird flight, flapping wings</b> & {{data}}"
 LABELS = ("Speech", NASTY, "Never", "Always", "Dog")
@@ -103,6 +104,82 @@ def test_json_holds_the_metrics_of_the_classes_with_positives(report: Report, pr
     assert low < stored["metrics"]["full"]["mAP"] < high
 
 
+AUDIOSET = ("Animal", "Dog", "Bark", "Music", "Rain")
+
+
+def labelled_by_depth(sources: list[str] | None) -> Predictions:
+    """60 clips with the labels of a path in the ontology, e.g. Animal and Dog, and random scores."""
+    generator = np.random.default_rng(3)
+    paths = [(0,), (0, 1), (0, 1, 2), (3,), (4,), ()]
+    targets = np.zeros((60, 5), bool)
+    for row, path in zip(targets, generator.integers(6, size=60), strict=True):
+        row[list(paths[path])] = True
+    scores = (generator.normal(size=(60, 5)) + targets).astype(np.float32)
+    return Predictions([f"{n}" for n in range(60)], AUDIOSET, targets, {"full": scores, "1 s": -scores}, sources)
+
+
+def test_specific_top_hits_count_the_deepest_label() -> None:
+    predictions = labelled_by_depth(None)
+    overall = summarize(predictions, 10).overall
+    depth = [0, 2, 3, 0, 1]  # "Domestic animals, pets" lies between Animal and Dog, "Water" above Rain
+    assert predictions.depth.tolist() == depth
+    for length, scores in predictions.scores.items():
+        shares = metrics.specific_top_hits(predictions.targets, scores, depth)
+        assert [overall[length][name] for name in SPECIFIC] == pytest.approx(shares)
+    assert overall["full"]["specific_top_1"] > overall["1 s"]["specific_top_1"]
+
+
+def test_one_class_that_is_not_audioset_s_makes_all_equally_deep(predictions: Predictions) -> None:
+    assert predictions.depth.tolist() == [0] * 5
+    renamed = replace(labelled_by_depth(None), labels=("Animal", "Dog", "Bark", "Music", "Rex"))
+    assert renamed.depth.tolist() == [0] * 5
+
+
+def test_intervals_are_taken_over_sources(tmp_path: Path) -> None:
+    """The same numbers with wider or narrower intervals, said everywhere; sources are stored."""
+    sources = [f"package {n // 12}" for n in range(60)]
+    by_clip, by_source = (summarize(labelled_by_depth(given), 200) for given in (None, sources))
+    assert by_clip.overall == by_source.overall
+    report = Report(by_source, {"model": "m", "data": "d"})
+    stored = as_json(report)
+    assert stored["interval"] == "95 %, bootstrap over 5 sources, 200 resamples"
+    draws = metrics.resample_clips(60, 200, sources=sources)
+    predictions = by_source.predictions
+    samples = metrics.bootstrap_average_precision(predictions.targets, predictions.scores["full"], draws).mean(1)
+    expected = metrics.interval(samples, by_source.overall["full"]["mAP"])
+    assert stored["metrics"]["full"]["mAP_interval"] == pytest.approx(expected)
+    assert by_source.overall_intervals["mAP"] != by_clip.overall_intervals["mAP"]
+    hits = metrics.hits(metrics.specific_ranks(predictions.targets, predictions.scores["full"], predictions.depth))
+    for place, name in enumerate(SPECIFIC):
+        values = metrics.bootstrap_mean(hits, draws)[:, place]
+        low, high = metrics.interval(values, by_source.overall["full"][name])
+        bounds = max(low, 0), min(high, 1)
+        assert stored["metrics"]["full"][f"{name}_interval"] == pytest.approx(bounds)
+        shown = f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}"
+        assert f"95 % interval {shown}" in html(report)
+    assert "bootstrap over 5 sources" in html(report)
+    console = Console(file=io.StringIO(), width=300)
+    print_summary(report, console)
+    assert f"specific top 5 {shown}" in console.file.getvalue()  # type: ignore[attr-defined]
+    report.write(tmp_path)
+    with np.load(tmp_path / "predictions.npz", allow_pickle=False) as arrays:
+        assert [source.decode() for source in arrays["sources"]] == sources
+
+
+def test_a_single_source_gives_no_interval_over_sources() -> None:
+    """Drawing the one source again and again would give an interval of no width."""
+    alone, unknown = (summarize(labelled_by_depth(given), 50) for given in (["package"] * 60, None))
+    assert alone.overall_intervals == unknown.overall_intervals
+    assert alone.resampled_units == "clips"
+
+
+def test_other_sources_are_another_task() -> None:
+    """Else a comparison would pair resamples of different clips."""
+    targets = np.eye(2, dtype=bool)
+    hashes = {hash_targets(["1", "2"], ["a", "b"], targets, sources) for sources in (None, ["x", "x"], ["x", "y"])}
+    assert len(hashes) == 3
+
+
 def test_an_infinite_d_prime_is_valid_json(predictions: Predictions) -> None:
     perfect = replace(predictions, scores={"full": predictions.targets.astype(np.float32)})
     stored = json.loads(
@@ -129,7 +206,10 @@ def test_files(report: Report, predictions: Predictions, tmp_path: Path) -> None
     with np.load(written["predictions.npz"], allow_pickle=False) as arrays:
         assert np.array_equal(arrays["scores"], scores)
         assert [name.decode() for name in arrays["clips"]] == list(predictions.clips)
-        assert arrays["resampled_mAP"].shape == (50,)
+        resampled = {name for name in arrays.files if name.startswith("resampled_")}
+        assert resampled == {f"resampled_{name}" for name in ("mAP", *SPECIFIC)}
+        assert all(arrays[name].shape == (50,) for name in resampled)
+        assert "sources" not in arrays.files
 
 
 def test_a_failed_write_leaves_the_old_report(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +285,8 @@ def test_predictions_that_are_not_finite_name_clip_and_class(predictions: Predic
 
 
 def test_shapes_of_predictions_are_checked(predictions: Predictions) -> None:
+    with pytest.raises(ValueError, match="2 sources for 120 clips"):
+        replace(predictions, sources=["a", "b"])
     with pytest.raises(ValueError, match=r"full: \(119, 5\) for 120 clips and 5 labels"):
         replace(predictions, scores={"full": predictions.scores["full"][1:]})
 

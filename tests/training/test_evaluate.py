@@ -198,12 +198,13 @@ def test_runs_are_evaluated_compared_and_not_evaluated_twice(
     status, output, errors = dcls_eval("--runs", tmp_path, "--data", data)
     assert (status, errors) == (0, "")
     assert "mAP (95 %:" in output
-    (row,) = csv.DictReader((tmp_path / "comparison" / "differences.csv").open(newline=""))
+    row, other = csv.DictReader((tmp_path / "comparison" / "differences.csv").open(newline=""))
+    assert (row["metric"], other["metric"]) == ("mAP", "specific_top_3")
     runs = list(csv.DictReader((tmp_path / "comparison" / "runs.csv").open(newline="")))
     scores = {(one["experiment"], one["seed"]): float(one["mAP"]) for one in runs}
     expected = np.mean([scores[row["first"], seed] - scores[row["second"], seed] for seed in "01"])
-    assert float(row["mean_mAP_difference"]) == pytest.approx(expected, abs=1e-12)
-    assert float(row["clips_low"]) < expected < float(row["clips_high"])
+    assert float(row["mean_difference"]) == pytest.approx(expected, abs=1e-12)
+    assert float(row["sources_low"]) < expected < float(row["sources_high"])
 
     reports = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/best-on-eval/metrics.json")}
     assert len(reports) == 4
