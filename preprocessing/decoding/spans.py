@@ -1,0 +1,137 @@
+"""What decoders hand on: stretches of samples with their place on the file's own time axis, and notes for the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+Waveform: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+GAP = 0.05  # s: a smaller difference between time stamps and counted samples is rounding or jitter of the writer
+JUMP_BACK = 0.5  # s: time stamps that go back by more start a new count
+LATE = 0.5  # s: sound that begins later is worth a note
+MAX_SILENCE = 24 * 3600.0  # s, in all: what time stamps may put between the packets of one file
+SHORT = 0.1  # s: encoders pad their last frame, so a smaller difference between declared and decoded is no loss
+_SILENT_BLOCK = 2**18  # samples
+
+
+class AudioError(ValueError):
+    """A source that gives no waveform. The message is one line: the source's name, what is wrong, what to do."""
+
+
+class Note(NamedTuple):
+    """What the user should know of a recording that was decoded all the same; the text is one line without its name.
+
+    misplaced: sound is missing, and how much is unknown: times after it are earlier than in the recording.
+    """
+
+    text: str
+    misplaced: bool = False
+
+
+class Span(NamedTuple):
+    """Consecutive mono samples. `start` is in seconds from the file's time zero; None continues the span before."""
+
+    rate: int
+    samples: Waveform
+    start: float | None = None
+
+
+@dataclass
+class Findings:
+    """What a decoder learns about a file while it decodes.
+
+    declared: seconds that the file says to last, from its time zero.
+    damaged: packets that could not be decoded.
+    uncertain: sound follows damage in a format without time stamps, so its time was estimated.
+    """
+
+    declared: float | None = None
+    damaged: int = 0
+    uncertain: bool = False
+    notes: list[Note] = field(default_factory=list)
+    gaps: list[tuple[float, float]] = field(default_factory=list)  # (place, length) in seconds
+
+    def say(self, text: str, misplaced: bool = False) -> None:
+        self.notes.append(Note(text, misplaced))
+
+    def note(self) -> Note | None:
+        """All of it in one line, or None."""
+        if not self.notes:
+            return None
+        return Note("; ".join(note.text for note in self.notes), any(note.misplaced for note in self.notes))
+
+
+def place(spans: Iterator[Span], findings: Findings) -> Iterator[tuple[int, Waveform]]:
+    """(sample rate, block) pairs without holes: what is missing between spans becomes silence of its length.
+
+    Time stamps that cannot be (beyond the declared end, more than a day of silence in all, back in time) move the
+    count instead, and a note says that times after them are shifted. Adds notes on gaps, and where the end comes
+    before the declared one.
+    """
+    clock = _Clock(findings)
+    for span in spans:
+        silence = 0.0 if span.start is None else clock.silence_before(span.start)
+        for size in _sizes(round(silence * span.rate)):
+            yield span.rate, np.zeros(size, np.float32)
+        yield span.rate, span.samples
+        clock.position += silence + len(span.samples) / span.rate
+    clock.finish()
+
+
+def _sizes(samples: int) -> Iterator[int]:
+    while samples > 0:
+        yield min(samples, _SILENT_BLOCK)
+        samples -= _SILENT_BLOCK
+
+
+class _Clock:
+    """Compares time stamps with the seconds that were handed on."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.position = 0.0  # s, handed on
+        self._shift = 0.0  # s: time stamp minus position, after a jump that was not believed
+        self._silence = 0.0  # s, in all
+        self._findings = findings
+
+    def silence_before(self, start: float) -> float:
+        """Seconds that are missing before a span that starts at `start`."""
+        difference = start - (self.position + self._shift)
+        if difference > GAP and self._believed(start, difference):
+            self._silence += difference
+            if self.position:
+                self._findings.gaps.append((self.position, difference))
+            elif difference > LATE:
+                self._findings.say(f"its sound begins at {_clock(difference)}")
+            return difference
+        if difference > GAP or difference < -JUMP_BACK:
+            self._shift += difference
+            jump = f"its time stamps jump by {difference:+.1f} s at {_clock(self.position)}"
+            self._findings.say(f"{jump}; times are counted on from there", misplaced=difference > 0)
+        return 0.0
+
+    def _believed(self, start: float, difference: float) -> bool:
+        declared = self._findings.declared
+        within = declared is None or self._shift or start <= declared + 1
+        return bool(within) and self._silence + difference <= MAX_SILENCE
+
+    def finish(self) -> None:
+        findings, declared = self._findings, self._findings.declared
+        missing = 0.0 if declared is None else declared - self.position - self._shift
+        if findings.gaps:
+            total = sum(length for _, length in findings.gaps)
+            places = f"{len(findings.gaps)} places, first " if len(findings.gaps) > 1 else ""
+            findings.say(f"{total:.1f} s are missing {places}at {_clock(findings.gaps[0][0])}; they count as silence")
+        if missing > SHORT:
+            findings.say(f"{self.position:.1f} s of the declared {declared:.1f} s can be decoded")
+        if findings.damaged and not findings.gaps and not missing > SHORT:
+            findings.say(f"{findings.damaged} damaged packets are left out")
+        if findings.uncertain and (declared is None or abs(missing) > SHORT):
+            findings.say("times after the damage may be too early", misplaced=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{seconds % 60:04.1f}"
