@@ -54,7 +54,8 @@ def tag() -> None:
         "dcls-tag",
         "Tag recordings: which of AudioSet's 527 sounds are in them, and with --timeline when. "
         "Scores are independent probabilities.",
-        epilog="exit status: 0 all tagged, 1 some failed (the others are tagged), 2 usage, 130 interrupted",
+        epilog="exit status: 0 all tagged, 1 some failed (the others are tagged) or lack sound of unknown length (later "
+        "times are too early), 2 usage, 130 interrupted",
     )
     parser.add_argument("inputs", nargs="*", metavar="FILE|FOLDER|GLOB|-", help="folders recursively; - is stdin")
     pick = parser.add_argument_group("what to show")
@@ -92,6 +93,12 @@ def tag() -> None:
         type=float,
         metavar="S",
         help="from window to window (default: half the window, the embedded tagger's own window whole)",
+    )
+    work.add_argument(
+        "--channel",
+        default="mix",
+        metavar="NAME",
+        help="mix, left, right, a number from 1, or each: every channel as a recording of its own (default: mix)",
     )
     work.add_argument("--jobs", type=int, metavar="N", help="threads (default: one a core)")
     work.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: cpu)")

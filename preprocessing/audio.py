@@ -19,7 +19,7 @@ import numpy as np
 from preprocessing.constants import SAMPLE_RATE
 from preprocessing.decoding import ffmpeg, libsndfile, mp3, ogg, riff
 from preprocessing.decoding.ogg import Ranges
-from preprocessing.decoding.sources import Source, open_source
+from preprocessing.decoding.sources import Source, open_source, printable
 from preprocessing.decoding.spans import AudioError, Findings, Note, Span, Waveform, place
 
 __all__ = ["MIX", "SAMPLE_RATE", "AudioError", "Note", "channel_count", "iter_audio", "read_audio", "to_channel"]
@@ -121,12 +121,20 @@ def _resampled_blocks(
     channel = to_channel(channel)
     name, file = open_source(source)
     findings, empty = Findings(), True
+    mixer = _Mixer(name, None if channel == MIX else int(channel))
     with file:
-        mixer = _Mixer(name, None if channel == MIX else int(channel))
-        for block in _resample(_checked(name, _decode(name, file, mixer, findings)), sample_rate):
-            if len(block):
-                empty = False
-                yield block
+        try:
+            for block in _resample(_checked(name, _decode(name, file, mixer, findings)), sample_rate):
+                if len(block):
+                    empty = False
+                    yield block
+        except AudioError:
+            if file.failure is None:
+                raise
+        if file.failure is not None:  # the decoders took it for the file's end
+            raise AudioError(
+                f"{name}: cannot be read ({printable(file.failure)}); check the disk or the network it is on"
+            ) from file.failure
     if empty:
         raise AudioError(f"{name}: no audio samples can be decoded from it; record or export it again")
     note = findings.note()
@@ -158,15 +166,23 @@ def _resample(blocks: Iterator[tuple[int, Waveform]], sample_rate: int) -> Itera
 def _checked(name: str, blocks: Iterator[tuple[int, Waveform]]) -> Iterator[tuple[int, Waveform]]:
     """The same blocks, with AudioError at a sample rate or at samples that cannot be audio."""
     for rate, block in blocks:
-        if not MIN_FILE_RATE <= rate <= MAX_FILE_RATE:
-            raise AudioError(
-                f"{name}: its header says {rate} Hz, not {MIN_FILE_RATE} to {MAX_FILE_RATE} Hz; correct the header"
-            )
-        peak = np.maximum(block.max(initial=0), -block.min(initial=0))  # both pass NaN on
-        if not peak <= MAX_AMPLITUDE:
-            found = f"samples of {peak:.3g} times full scale" if np.isfinite(peak) else "NaN or infinite samples"
-            raise AudioError(f"{name}: holds {found}; scale it to [-1, 1] or export it again")
+        check_rate(name, rate)
+        check_amplitude(name, block)
         yield rate, block
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Raises AudioError for a sample rate, Hz, that no audio has."""
+    if not MIN_FILE_RATE <= rate <= MAX_FILE_RATE:
+        raise AudioError(f"{name}: has a rate of {rate} Hz, not {MIN_FILE_RATE} to {MAX_FILE_RATE} Hz; correct it")
+
+
+def check_amplitude(name: str, samples: Waveform) -> None:
+    """Raises AudioError for samples that are no numbers, or no audio on a scale of [-1, 1]."""
+    peak = np.maximum(samples.max(initial=0), -samples.min(initial=0))  # both pass NaN on
+    if not peak <= MAX_AMPLITUDE:
+        found = f"samples of {peak:.3g} times full scale" if np.isfinite(peak) else "NaN or infinite samples"
+        raise AudioError(f"{name}: holds {found}; scale it to [-1, 1] or export it again")
 
 
 def _decode(name: str, file: IO[bytes], mixer: _Mixer, findings: Findings) -> Iterator[tuple[int, Waveform]]:
@@ -179,6 +195,7 @@ def _decode(name: str, file: IO[bytes], mixer: _Mixer, findings: Findings) -> It
             for rate, block in place(quick(mixer, attempt), attempt):
                 yield rate, block
                 done += len(block)
+            file.read(1)  # a descriptor that cannot be read ends libsndfile's file; this notices why
             if done:
                 findings.notes = attempt.notes + mixer.notes
                 return

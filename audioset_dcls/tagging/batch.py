@@ -6,7 +6,8 @@ import hashlib
 import io
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,10 +18,12 @@ import numpy as np
 from audioset_dcls import __version__
 from audioset_dcls.tagging.journal import Journal
 from audioset_dcls.tagging.recordings import STDIN, Recording, find_recordings
-from audioset_dcls.tagging.tagger import Failure, Options, Result, Tagger
+from audioset_dcls.tagging.tagger import Failure, OneChannel, Options, Result, Tagger
 from audioset_dcls.tagging.writers import FORMATS, TEXT_FORMATS, Record, beside, clock, record_of, suffix_of, write_file
+from preprocessing.audio import AudioError, channel_count
 from preprocessing.terminal import show
 
+EACH = "each"  # of the channels
 COMBINED = "tags"  # the combined files' name: tags.csv, tags.json, ...
 _LISTED = 20  # failures repeated at the end of a long run
 
@@ -70,11 +73,12 @@ class Summary:
     tagged: int = 0
     resumed: int = 0
     seconds: float = 0.0  # of audio tagged in this run
+    misplaced: list[str] = field(default_factory=list)  # tagged, but sound is missing and later times are too early
     failures: list[str] = field(default_factory=list)
 
     @property
     def exit_status(self) -> int:
-        return 1 if self.failures else 0
+        return 1 if self.failures or self.misplaced else 0
 
 
 def run(
@@ -86,12 +90,15 @@ def run(
     quiet: bool = False,
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
+    each_channel: bool = False,
 ) -> Summary:
     """Tag everything that `inputs` name (see `find_recordings`) and write it.
 
-    Errors of single recordings go to stderr, one line each, and the rest goes on. With a folder to write to, a journal
-    keeps what is done: the same call after a kill or Ctrl-C continues there (`resume`), and is refused while another
-    process writes there. On an interrupt the combined files are written from what is done before it is raised again.
+    Errors and notes of single recordings go to stderr, one line each, and the rest goes on. With a folder to write to,
+    a journal keeps what is done: the same call after a kill or Ctrl-C continues there (`resume`), and is refused while
+    another process writes there. On an interrupt the combined files are written from what is done before it is raised
+    again.
+    each_channel: tag every channel of a file as a recording of its own, called `file#1`, `file#2`, ...
 
     Raises UsageError, JournalError, and OSError where the output cannot be written.
     """
@@ -102,7 +109,7 @@ def run(
     summary = Summary(failures=list(found.problems))
     for problem in found.problems:
         show(f"dcls-tag: {problem}", stderr)
-    work = _Run(found.recordings, tagger, options, outputs, summary, quiet, stderr)
+    work = _Run(found.recordings, tagger, options, outputs, summary, quiet, stderr, each_channel)
     if outputs.folder is None:
         _to_stdout(work, stdout)
     else:
@@ -114,7 +121,7 @@ def run(
 def _to_stdout(work: _Run, stdout: TextIO) -> None:
     outputs = work.outputs
     with closing(work.tag(work.recordings)) as tagged:
-        records = (record for _, record in tagged)
+        records = (record for _, records in tagged for record in records)
         for text in TEXT_FORMATS[outputs.formats[0]].render(records, outputs.timeline):
             stdout.write(text)
             stdout.flush()
@@ -132,8 +139,8 @@ def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
             work.say(f"{journal.path}: continuing: {work.summary.resumed} of {len(work.recordings)} are done")
         try:
             with closing(work.tag(remaining)) as tagged:
-                for recording, record in tagged:
-                    journal.add(recording.path, record)
+                for recording, records in tagged:
+                    journal.add(recording.path, {"channels": records})
         finally:
             _write_combined(work, folder, journal)
     except BaseException:
@@ -147,7 +154,8 @@ def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
         if work.one_a_recording(name):
             continue
         paths = (recording.path for recording in work.recordings if recording.path in journal)
-        write_file(folder / f"{COMBINED}{suffix_of(name)}", name, journal.records(paths), work.outputs.timeline)
+        records = (record for entry in journal.records(paths) for record in entry["channels"])
+        write_file(folder / f"{COMBINED}{suffix_of(name)}", name, records, work.outputs.timeline)
 
 
 def _fingerprint(work: _Run) -> dict[str, Any]:
@@ -161,6 +169,7 @@ def _fingerprint(work: _Run) -> dict[str, Any]:
         "threshold": settings.threshold,
         "top": settings.top,
         "labels": settings.labels,
+        "channel": EACH if work.each_channel else settings.channel,
         # files of each recording are written with its record, so a run that wants others begins anew
         "files": [*sorted(filter(work.one_a_recording, outputs.formats)), outputs.embeddings, outputs.plot],
         "timeline": outputs.timeline,
@@ -179,9 +188,11 @@ class _Run:
         summary: Summary,
         quiet: bool,
         stderr: TextIO,
+        each_channel: bool,
     ) -> None:
         self.recordings, self.tagger, self.outputs, self.summary = recordings, tagger, outputs, summary
         self.options = replace(options, timeline=outputs.plot, embeddings=outputs.embeddings)
+        self.each_channel = each_channel
         self._quiet, self._stderr = quiet, stderr
         self._began = time.monotonic()
         # stdin is read once, a plot needs it twice
@@ -194,22 +205,44 @@ class _Run:
         if not self._quiet:
             show(f"dcls-tag: {line}", self._stderr)
 
-    def tag(self, recordings: Sequence[Recording]) -> Generator[tuple[Recording, Record], None, None]:
-        """The recordings that could be tagged, in order, each after its own files are written."""
-        with self._bar(recordings) as bar:
-            sources = (self._source(recording) for recording in recordings)
-            with closing(self.tagger.tag_all(sources, self.options, on_audio=bar and bar.audio)) as outcomes:
-                for recording, outcome in zip(recordings, outcomes, strict=True):
-                    if isinstance(outcome, Failure):
-                        self._fail(outcome.message)
-                    else:
-                        record = record_of(outcome, self.options)
-                        self._write_own_files(recording, record, outcome)
-                        self.summary.tagged += 1
-                        self.summary.seconds += outcome.duration
-                        yield recording, record
-                    if bar is not None:
-                        bar.recording()
+    def tag(self, recordings: Sequence[Recording]) -> Generator[tuple[Recording, list[Record]], None, None]:
+        """The recordings that could be tagged, in order, each after its own files are written: a record a channel."""
+        counts: deque[int] = deque()  # of the channels of each recording whose decoding has begun
+        sources = (source for recording in recordings for source in self._sources(recording, counts))
+        with (
+            self._bar(recordings) as bar,
+            closing(self.tagger.tag_all(sources, self.options, on_audio=bar and bar.audio)) as outcomes,
+        ):
+            for recording in recordings:
+                channels = [next(outcomes)]
+                channels += [next(outcomes) for _ in range(counts.popleft() - 1)]
+                if records := self._tagged(recording, channels):
+                    yield recording, records
+                if bar is not None:
+                    bar.recording()
+
+    def _tagged(self, recording: Recording, channels: list[Result | Failure]) -> list[Record]:
+        """The records of a recording, or [] after a complaint."""
+        for outcome in channels:
+            if isinstance(outcome, Failure):
+                self._fail(outcome.message)
+                return []
+        results = [outcome for outcome in channels if isinstance(outcome, Result)]
+        records = [record_of(result, self.options) for result in results]
+        for number, (record, result) in enumerate(zip(records, results, strict=True), 1):
+            self._write_own_files(recording, record, result, number)
+            self._tell(result)
+        self.summary.tagged += 1
+        self.summary.seconds += results[0].duration
+        return records
+
+    def _tell(self, result: Result) -> None:
+        if result.note is None:
+            return
+        if result.note.misplaced:
+            self.summary.misplaced.append(result.source)
+        if result.note.misplaced or not self._quiet:
+            show(f"dcls-tag: {result.source}: {result.note.text}", self._stderr)
 
     def report(self) -> None:
         """The last words: rate and failures, where there was more to do than one recording."""
@@ -233,11 +266,32 @@ class _Run:
         self.summary.failures.append(message)
         show(f"dcls-tag: {message}", self._stderr)
 
-    def _source(self, recording: Recording) -> Any:
-        return self._stdin if recording.path == STDIN else recording.path
+    def _sources(self, recording: Recording, counts: deque[int]) -> Iterator[Any]:
+        """What to tag of a recording; tells how many there are before it gives the first."""
+        source = self._source(recording)
+        if not self.each_channel:
+            counts.append(1)
+            yield source
+            return
+        if isinstance(source, io.BytesIO):  # whose place the channels would share
+            source = source.getvalue()
+        try:
+            count = channel_count(source)
+        except AudioError:  # tagging will say the same
+            count = 1
+        counts.append(count)
+        for channel in range(1, count + 1):
+            yield OneChannel(source, channel, _channel_name(recording.path, channel))
 
-    def _write_own_files(self, recording: Recording, record: Record, result: Result) -> None:
-        outputs, base = self.outputs, (self.outputs.folder or Path()) / recording.name
+    def _source(self, recording: Recording) -> Any:
+        if recording.path == STDIN and self._stdin is not None:
+            self._stdin.seek(0)
+            return self._stdin
+        return recording.path
+
+    def _write_own_files(self, recording: Recording, record: Record, result: Result, channel: int) -> None:
+        name = _channel_name(recording.name, channel) if self.each_channel else recording.name
+        outputs, base = self.outputs, (self.outputs.folder or Path()) / name
         for name in outputs.formats:
             if outputs.folder is not None and self.one_a_recording(name):
                 write_file(base.with_name(base.name + suffix_of(name)), name, [record], outputs.timeline)
@@ -247,11 +301,10 @@ class _Run:
         if outputs.plot:
             from audioset_dcls.tagging.plot import plot
 
-            source = self._source(recording)
-            if isinstance(source, io.BytesIO):
-                source.seek(0)
             target = base if outputs.folder is not None else Path(base.name)
-            plot(target.with_name(f"{target.name}.png"), self.tagger.model, source, result, self.options.threshold)
+            target = target.with_name(f"{target.name}.png")
+            heard = channel if self.each_channel else self.options.channel
+            plot(target, self.tagger.model, self._source(recording), result, self.options.threshold, heard)
 
     def _bar(self, recordings: Sequence[Recording]) -> Any:
         if self._quiet or not self._stderr.isatty():
@@ -259,6 +312,10 @@ class _Run:
         from audioset_dcls.tagging.progress import Bar
 
         return Bar([recording.path for recording in recordings])
+
+
+def _channel_name(name: str, channel: int) -> str:
+    return f"{name}#{channel}"
 
 
 class _NamedBytes(io.BytesIO):

@@ -48,6 +48,7 @@ def tag(
     list_models: bool,
     window: float | None,
     hop: float | None,
+    channel: str,
     jobs: int | None,
     device: str,
     resume: bool,
@@ -64,13 +65,15 @@ def tag(
         if hasattr(stream, "reconfigure"):  # names and labels in any language, wherever the output goes
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        from audioset_dcls.tagging.batch import Outputs, UsageError, run
+        from audioset_dcls.tagging.batch import EACH, Outputs, UsageError, run
         from audioset_dcls.tagging.journal import JournalError
         from audioset_dcls.tagging.tagger import Options, Tagger
+        from preprocessing.audio import MIX, to_channel
 
         try:
             outputs = Outputs(tuple(format.split(",")), output, separate, timeline, embeddings, plot)
-            options = Options(window, hop, threshold, top)
+            one = to_channel(MIX if channel == EACH else channel)
+            options = Options(window, hop, threshold, top, channel=one)
             tagger = Tagger(model, device, jobs)
             options = options.of(tagger)
             if labels is not None:
@@ -78,7 +81,7 @@ def tag(
         except (ModelError, ValueError) as error:  # UsageError is a ValueError
             _stop(USAGE, str(error))
         try:
-            summary = run(inputs, tagger, options, outputs, resume, quiet)
+            summary = run(inputs, tagger, options, outputs, resume, quiet, each_channel=channel == EACH)
             sys.stdout.flush()
         except (UsageError, JournalError, ModelError) as error:
             _stop(USAGE, str(error))

@@ -10,7 +10,7 @@ import numpy as np
 from audioset_dcls.tagging.model import OnnxModel
 from audioset_dcls.tagging.tagger import Result
 from audioset_dcls.tagging.writers import beside
-from preprocessing.audio import iter_audio
+from preprocessing.audio import MIX, iter_audio
 from preprocessing.constants import F_MAX, F_MIN, MEAN, N_MELS, STD
 from preprocessing.terminal import figure_text
 
@@ -19,8 +19,17 @@ _BLOCK = 10.0  # s
 _TAGS = 10
 
 
-def plot(path: Path, model: OnnxModel, source: str | IO[bytes], result: Result, threshold: float) -> None:
-    """Write a PNG. Reads the source once more, block by block, and shows the log-mel as the network sees it.
+def plot(
+    path: Path,
+    model: OnnxModel,
+    source: str | IO[bytes],
+    result: Result,
+    threshold: float,
+    channel: str | int = MIX,
+) -> None:
+    """Write a PNG of the channel that was tagged.
+
+    Reads the source once more, block by block, and shows the log-mel as the network sees it.
 
     Raises ValueError for a result without a timeline, AudioError where the source cannot be read again.
     """
@@ -28,7 +37,7 @@ def plot(path: Path, model: OnnxModel, source: str | IO[bytes], result: Result, 
         raise ValueError("a plot needs the timeline: tag with timeline=True")
     from matplotlib.figure import Figure  # the figure alone: pyplot would look for a display
 
-    low, high, log_mel = _overview(model, source, result.duration)
+    low, high, log_mel = _overview(model, source, result.duration, channel)
     shown = tags_to_show(result.timeline, threshold)
     end = result.duration
     figure = Figure(figsize=(11, 5.2 + 0.26 * len(shown)), layout="constrained")
@@ -74,14 +83,16 @@ def tags_to_show(timeline: np.ndarray, threshold: float, count: int = _TAGS) -> 
     return sorted(chosen, key=lambda i: int(timeline[:, i].argmax())) or [int(highest.argmax())]
 
 
-def _overview(model: OnnxModel, source: str | IO[bytes], duration: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _overview(
+    model: OnnxModel, source: str | IO[bytes], duration: float, channel: str | int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lowest and highest sample, (columns,) each, and the mean log-mel in dB, (128, columns), in constant memory."""
     samples = max(round(duration * model.sample_rate), 1)
     columns = min(_COLUMNS, samples, max(round(duration * 100), 1))  # at most one column a frame
     low, high = np.zeros(columns), np.zeros(columns)
     total, count = np.zeros((N_MELS, columns)), np.zeros(columns)
     begin = 0
-    for block in iter_audio(source, _BLOCK, model.sample_rate):
+    for block in iter_audio(source, _BLOCK, model.sample_rate, channel, lambda note: None):
         places = np.minimum((np.arange(begin, begin + len(block)) * columns) // samples, columns - 1)
         first = np.unique(places, return_index=True)
         low[first[0]] = np.minimum(low[first[0]], np.minimum.reduceat(block, first[1]))

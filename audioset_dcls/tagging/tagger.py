@@ -16,13 +16,14 @@ import numpy as np
 
 from audioset_dcls.tagging.model import ModelError, OnnxModel, open_model
 from audioset_dcls.tagging.timeline import Event, EventTracker
-from preprocessing.audio import AudioError, iter_audio
+from audioset_dcls.tagging.waveforms import is_waveform, to_waveform
+from preprocessing.audio import MIX, AudioError, Note, iter_audio, to_channel
 from preprocessing.cores import usable_cores
 
 __all__ = ["AudioError", "Event", "Failure", "ModelError", "Options", "Result", "Tagger"]
 
 T = TypeVar("T")
-Source: TypeAlias = str | Path | IO[bytes] | bytes | np.ndarray
+File: TypeAlias = str | Path | IO[bytes] | bytes
 LONGEST_WINDOW, THRESHOLD, TOP = 10.0, 0.2, 5  # a default; longer ones can be asked for
 SHORTEST_WINDOW = 0.1  # s
 DROPPED_TAIL = 0.1  # s: "ten-second" clips are often a few milliseconds longer; that is no reason for a second window
@@ -38,6 +39,7 @@ class Options:
         as the clips that the tagger learned from, 10 s at most, and the hop what its file says, or half the window.
     threshold, top: what counts as an event, see `EventTracker`. They leave `Result.scores` alone.
     labels: display names; the results hold these classes only.
+    channel: which one of a file to hear: "mix", "left", "right", or its number from 1.
     timeline, embeddings: keep them for every window (2 kB and about 1.3 kB a window).
     """
 
@@ -46,6 +48,7 @@ class Options:
     threshold: float = THRESHOLD
     top: int = TOP
     labels: tuple[str, ...] | None = None
+    channel: str | int = MIX
     timeline: bool = True
     embeddings: bool = True
 
@@ -59,6 +62,7 @@ class Options:
             raise ValueError(f"threshold must be above 0 and at most 1, not {self.threshold:g}")
         if self.top < 1:
             raise ValueError(f"top must be at least 1, not {self.top}")
+        to_channel(self.channel)
 
     def of(self, tagger: Tagger) -> Settings:
         """With the tagger's own window where none is given. Raises ValueError where the hop is longer."""
@@ -91,6 +95,7 @@ class Result:
         events: tags from when to when, see `EventTracker`.
         timeline: (windows, C) float32 scores, or None.
         embeddings: (windows, D) float32, or None.
+        note: what the user should know of the recording, such as sound that is missing in it, or None.
     """
 
     source: str
@@ -103,6 +108,7 @@ class Result:
     events: list[Event]
     timeline: np.ndarray | None = None
     embeddings: np.ndarray | None = None
+    note: Note | None = None
 
     @property
     def embedding(self) -> np.ndarray | None:
@@ -113,6 +119,18 @@ class Result:
         """The `count` best tags with a score of at least `threshold`: (display name, score), best first."""
         best = np.argsort(-self.scores, kind="stable")[:count]
         return [(self.labels[i], float(self.scores[i])) for i in best if self.scores[i] >= threshold]
+
+
+@dataclass(frozen=True)
+class OneChannel:
+    """One channel of a file as a recording of its own, called `name`."""
+
+    file: File
+    channel: str | int
+    name: str
+
+
+Source: TypeAlias = File | np.ndarray | OneChannel  # or a tensor
 
 
 @dataclass(frozen=True)
@@ -162,12 +180,19 @@ class Tagger:
         """Seconds from window to window by default."""
         return float(self.metadata.get("hop_seconds", self.window / 2))
 
-    def __call__(self, source: Source, **options: Any) -> Result:
-        """Tag one recording: a path, a binary file object, the bytes of a file, or a waveform (samples,) at 32 kHz.
+    def __call__(self, source: Source, sample_rate: int | None = None, **options: Any) -> Result:
+        """Tag one recording: a path, a binary file object, the bytes of a file, or a waveform (samples,).
 
-        options: the fields of `Options`. Raises AudioError for a source without sound to tag, ValueError for options
-        that cannot be.
+        sample_rate: of a waveform, Hz; 32 kHz if it is not given. A waveform is a NumPy array or a torch tensor: floats
+            in [-1, 1], or int8, int16, int32, uint8, which are scaled.
+        options: the fields of `Options`.
+
+        Raises AudioError for a source without sound to tag, ValueError for options that cannot be.
         """
+        if is_waveform(source):
+            source = to_waveform(source, sample_rate, self.model.sample_rate)
+        elif sample_rate is not None:
+            raise ValueError("sample_rate is for waveforms; a file has its own")
         result = next(self.tag_all([source], Options(**options), raise_failures=True))
         assert isinstance(result, Result)
         return result
@@ -211,22 +236,11 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int, tail: int =
         yield begin, buffer[begin - offset :]
 
 
-def _waveform_blocks(waveform: np.ndarray) -> Iterator[np.ndarray]:
-    if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
-        raise AudioError(
-            f"a waveform must be a float array of shape (samples,) at 32 kHz in [-1, 1], "
-            f"not {waveform.dtype} of shape {waveform.shape}"
-        )
-    if not len(waveform):
-        raise AudioError("the waveform has no samples")
-    if not np.isfinite(waveform).all():
-        raise AudioError("the waveform holds NaN or infinite samples")
-    yield waveform.astype(np.float32, copy=False)
-
-
 def _display_name(source: Source) -> str:
-    if isinstance(source, np.ndarray):
+    if is_waveform(source):
         return "<waveform>"
+    if isinstance(source, OneChannel):
+        return source.name
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
     name = source if isinstance(source, str | Path) else getattr(source, "name", "<file object>")
@@ -251,6 +265,7 @@ class _End:
     windows: int
     samples: int
     error: Exception | None = None
+    note: Note | None = None
 
 
 class _Channel(Generic[T]):
@@ -381,12 +396,7 @@ class _Pipeline:
         window, hop = round(self._options.window * rate), round(self._options.hop * rate)
 
         def blocks() -> Iterator[np.ndarray]:
-            decoded = (
-                _waveform_blocks(source)
-                if isinstance(source, np.ndarray)
-                else iter_audio(source, self._options.window, rate)
-            )
-            for block in decoded:
+            for block in self._blocks(source, end):
                 end.samples += len(block)
                 yield block
 
@@ -396,6 +406,17 @@ class _Pipeline:
             if not self._decoded.put(_Window(end.recording, end.windows, start, new, waveform)):
                 return
             end.windows += 1
+
+    def _blocks(self, source: Any, end: _End) -> Iterator[np.ndarray]:
+        rate = self._model.sample_rate
+        if is_waveform(source):
+            return iter([to_waveform(source, None, rate)])
+
+        def keep(note: Note) -> None:
+            end.note = note
+
+        one = source if isinstance(source, OneChannel) else OneChannel(source, self._options.channel, "")
+        return iter_audio(one.file, self._options.window, rate, one.channel, keep)
 
     def _run(self) -> None:
         while windows := self._decoded.take(self._batch, alike=lambda window: len(window.waveform)):
@@ -485,4 +506,5 @@ class _Pool:
             events=[event._replace(end=min(event.end, round(duration, 3))) for event in self._tracker.finish()],
             timeline=np.stack(self._timeline) if self._options.timeline else None,
             embeddings=np.stack(self._embeddings) if self._options.embeddings else None,
+            note=self._end.note,
         )

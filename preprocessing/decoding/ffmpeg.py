@@ -8,7 +8,7 @@ from typing import IO, Any
 import numpy as np
 
 from preprocessing.decoding import mp3
-from preprocessing.decoding.spans import GAP, AudioError, Findings, Span, Waveform
+from preprocessing.decoding.spans import GAP, AudioError, Findings, Span, Waveform, scale
 
 _FIFO_SAMPLES = 2**16  # per channel: ffmpeg's frames of some 20 ms are gathered to blocks of this size
 _FROM_ZERO = ("mov,mp4", "matroska", "ogg", "avi")  # formats whose clock begins at zero, not at the first packet
@@ -194,13 +194,3 @@ def _samples(frame: Any) -> np.ndarray:
     else:
         samples = frame.to_ndarray()
     return scale(samples.T if frame.format.is_planar else samples.reshape(frame.samples, -1))
-
-
-def scale(samples: np.ndarray) -> np.ndarray:
-    """Integers to [-1, 1) float32, floats to float32."""
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype.kind == "i":
-        return samples.astype(np.float32) * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
-    with np.errstate(over="ignore"):  # what overflows is refused later, in words
-        return samples.astype(np.float32, copy=False)

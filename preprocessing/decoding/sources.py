@@ -6,7 +6,6 @@ import io
 import os
 import stat
 import tempfile
-from pathlib import Path
 from typing import IO, TypeAlias
 
 from preprocessing.decoding.spans import AudioError
@@ -17,18 +16,39 @@ _IN_MEMORY = 2**26  # bytes: what a pipe gives beyond is kept in a temporary fil
 _CHUNK = 2**20
 
 
-class Memory(io.BytesIO):
-    """Bytes as a file. A damaged header may send a decoder before the start: that fails instead of raising, because an
-    exception inside of a decoder's callback is printed."""
+class _Quiet(io.IOBase):
+    """A file whose `read` and `seek` never raise: libraries print what is raised inside of their callbacks.
+
+    A damaged header may send a decoder to before the start: that fails. A read that fails is the file's end, and
+    `failure` says why.
+    """
+
+    failure: OSError | None = None
+
+    def read(self, size: int | None = -1) -> bytes:
+        try:
+            content: bytes = super().read(size)
+        except OSError as error:
+            self.failure = error
+            return b""
+        return content
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
             return super().seek(offset, whence)
-        except (ValueError, OverflowError):
+        except (OSError, ValueError, OverflowError):
             return -1
 
 
-def open_source(source: Source) -> tuple[str, IO[bytes]]:
+class Memory(_Quiet, io.BytesIO):
+    """Bytes as a file."""
+
+
+class File(_Quiet, io.FileIO):
+    """A file on disk."""
+
+
+def open_source(source: Source) -> tuple[str, Memory | File]:
     """The source's name for messages and a binary file at its start: on disk as a raw `FileIO`, else in memory.
 
     Raises AudioError for what cannot be opened or read, TypeError for what is no source.
@@ -54,10 +74,10 @@ def printable(name: object) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _open_path(path: str | os.PathLike[str]) -> tuple[str, IO[bytes]]:
+def _open_path(path: str | os.PathLike[str]) -> tuple[str, Memory | File]:
     name = printable(os.fspath(path))
     try:
-        file = Path(path).open("rb", buffering=0)  # noqa: SIM115
+        file = File(path)
         mode = os.fstat(file.fileno()).st_mode
     except FileNotFoundError as error:
         raise AudioError(f"{name}: no such file; check the path") from error
@@ -76,7 +96,7 @@ def _open_path(path: str | os.PathLike[str]) -> tuple[str, IO[bytes]]:
         return name, _seekable(file)
 
 
-def _seekable(stream: IO[bytes]) -> IO[bytes]:
+def _seekable(stream: IO[bytes]) -> Memory | File:
     """The rest of a stream: in memory, or on disk if it is long. Raises TypeError for a stream of text."""
     memory = Memory()
     while chunk := stream.read(_CHUNK):
@@ -87,8 +107,9 @@ def _seekable(stream: IO[bytes]) -> IO[bytes]:
     return memory
 
 
-def _on_disk(begun: Memory, stream: IO[bytes]) -> IO[bytes]:
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+def _on_disk(begun: Memory, stream: IO[bytes]) -> File:
+    with tempfile.TemporaryFile(buffering=0) as unnamed:
+        file = File(os.dup(unnamed.fileno()), "r+")
     try:
         _write(file, begun.getbuffer())
         while chunk := stream.read(_CHUNK):
@@ -101,6 +122,6 @@ def _on_disk(begun: Memory, stream: IO[bytes]) -> IO[bytes]:
     return file
 
 
-def _write(file: IO[bytes], data: memoryview) -> None:
+def _write(file: File, data: memoryview) -> None:
     while data:
         data = data[file.write(data) :]

@@ -65,6 +65,16 @@ class Findings:
         return Note("; ".join(note.text for note in self.notes), any(note.misplaced for note in self.notes))
 
 
+def scale(samples: np.ndarray) -> np.ndarray:
+    """Integers to [-1, 1) float32, floats to float32."""
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
+    with np.errstate(over="ignore"):  # what overflows is refused later, in words
+        return samples.astype(np.float32, copy=False)
+
+
 def place(spans: Iterator[Span], findings: Findings) -> Iterator[tuple[int, Waveform]]:
     """(sample rate, block) pairs without holes: what is missing between spans becomes silence of its length.
 
