@@ -54,8 +54,8 @@ def tag() -> None:
         "dcls-tag",
         "Tag recordings: which of AudioSet's 527 sounds are in them, and with --timeline when. "
         "Scores are independent probabilities.",
-        epilog="exit status: 0 all tagged, 1 some failed (the others are tagged) or lack sound of unknown length (later "
-        "times are too early), 2 usage, 130 interrupted",
+        epilog="exit status: 0 all tagged, 1 some failed (the others are tagged) or lack sound of unknown length (then "
+        "later times are too early), 2 usage, 130 interrupted",
     )
     parser.add_argument("inputs", nargs="*", metavar="FILE|FOLDER|GLOB|-", help="folders recursively; - is stdin")
     pick = parser.add_argument_group("what to show")
