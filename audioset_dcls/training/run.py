@@ -43,6 +43,7 @@ from audioset_dcls.training.callbacks import (
     WeightAverage,
 )
 from audioset_dcls.training.module import TaggingModule
+from preprocessing import checks
 from preprocessing.files import atomic_write, lock
 from preprocessing.hdf5 import SAMPLE_RATE, hash_ids
 
@@ -337,7 +338,10 @@ def record(folder: Path, settings: Any, hashes: Any, last: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "config.yaml"
     if stored.exists():
-        old = OmegaConf.to_container(OmegaConf.load(stored))
+        try:
+            old = checks.read_yaml(stored)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}; remove the folder to begin anew") from None
         if last is not None and is_constant(old, last) and is_constant(settings, last):
             old = old | {name: settings[name] for name in ("epochs", "decay_epochs")}
         changed = differences(old, settings)

@@ -194,6 +194,14 @@ def test_other_settings_are_refused(unbroken: Path, small: list[str]) -> None:
         train(composed([*small, "+trainer.limit_train_batches=4"]), unbroken)
 
 
+def test_damaged_settings_are_one_line(small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("epochs: [1, {")
+    with pytest.raises(ValueError, match=r"config\.yaml is no plain YAML .*; remove the folder to begin anew") as error:
+        train(composed(small), tmp_path)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["config.yaml"]
+
+
 def test_two_processes_do_not_train_in_one_folder(small: list[str], tmp_path: Path) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another process is training this run"):
         train(composed(small), tmp_path)
