@@ -243,7 +243,7 @@ def test_short_clips_are_validated_at_their_length(small: list[str], clips: Path
     files = [f"data.train=[{tmp_path / 'train.h5'}]", f"data.val={tmp_path / 'val.h5'}", "data.clip_seconds=null"]
     run.train(composed([*small, *files, "epochs=1", "average=null"]), tmp_path / "run")
     model, scores = load_checkpoint(tmp_path / "run/last.ckpt"), []
-    for waveform, length in zip(waveforms, lengths.clip(16_000), strict=True):
+    for waveform, length in zip(waveforms, lengths, strict=True):
         with torch.inference_mode():
             scores.append(model(LogMel()(torch.from_numpy(waveform[None, :length]).float() / 32767))[0].sigmoid())
     expected = average_precision_score(data.read("target", np.arange(24)), np.stack(scores), average="macro")
