@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import sys
@@ -16,16 +17,19 @@ from typing import Any, TextIO
 import numpy as np
 
 from audioset_dcls import __version__
-from audioset_dcls.tagging.journal import Journal
-from audioset_dcls.tagging.recordings import STDIN, Recording, find_recordings
+from audioset_dcls.tagging.journal import FolderRemovedError, Journal, file_state
+from audioset_dcls.tagging.recordings import STDIN, Found, Recording, flat_names
 from audioset_dcls.tagging.tagger import Failure, OneChannel, Options, Result, Tagger
-from audioset_dcls.tagging.writers import FORMATS, TEXT_FORMATS, Record, beside, clock, record_of, suffix_of, write_file
-from preprocessing.audio import AudioError, channel_count
+from audioset_dcls.tagging.writers import FORMATS, TEXT_FORMATS, Record, clock, record_of, suffix_of, write_file
+from preprocessing.audio import AudioError, channel_count, iter_audio
+from preprocessing.decoder_process import DecoderPool, declared_seconds
+from preprocessing.files import atomic_write
 from preprocessing.terminal import show
 
 EACH = "each"  # of the channels
 COMBINED = "tags"  # the combined files' name: tags.csv, tags.json, ...
 _LISTED = 20  # failures repeated at the end of a long run
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # what keeps every other file from being written, too
 
 
 class UsageError(ValueError):
@@ -40,7 +44,8 @@ class Outputs:
     folder: gets one combined file a format, `tags.csv` for example; label tracks (audacity, raven), plots and
         embeddings are one file a recording, named after it: `birds/dawn.flac.audacity.txt`.
     separate: one file a recording in every format.
-    embeddings: (windows, D) float32 as .npy. plot: a .png, in the current folder where there is no `folder`.
+    embeddings: (windows, D) float32 as .npy. plot: a .png; without a `folder` in the current one, named after the
+        recording, with its folders in the name if two are called the same.
     """
 
     formats: tuple[str, ...] = ("table",)
@@ -74,6 +79,7 @@ class Summary:
     resumed: int = 0
     seconds: float = 0.0  # of audio tagged in this run
     misplaced: list[str] = field(default_factory=list)  # tagged, but sound is missing and later times are too early
+    changed: list[str] = field(default_factory=list)  # recordings that were written to while they were read
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -82,34 +88,35 @@ class Summary:
 
 
 def run(
-    inputs: Sequence[str],
+    found: Found,
     tagger: Tagger,
     options: Options,
     outputs: Outputs,
     resume: bool = True,
     quiet: bool = False,
+    each_channel: bool = False,
+    decoders: DecoderPool | None = None,
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
-    each_channel: bool = False,
 ) -> Summary:
-    """Tag everything that `inputs` name (see `find_recordings`) and write it.
+    """Tag what `find_recordings` found and write it.
 
     Errors and notes of single recordings go to stderr, one line each, and the rest goes on. With a folder to write to,
     a journal keeps what is done: the same call after a kill or Ctrl-C continues there (`resume`), and is refused while
     another process writes there. On an interrupt the combined files are written from what is done before it is raised
     again.
     each_channel: tag every channel of a file as a recording of its own, called `file#1`, `file#2`, ...
+    decoders: decode there, so that a decoder which crashes costs one recording; by default in this process.
 
-    Raises UsageError, JournalError, and OSError where the output cannot be written.
+    Raises UsageError, JournalError, and OSError if the output cannot be written at all.
     """
     stdout, stderr = stdout or sys.stdout, stderr or sys.stderr
-    found = find_recordings(inputs)
     if outputs.folder is None and TEXT_FORMATS[outputs.formats[0]].events_only and len(found.recordings) > 1:
         raise UsageError(f"{outputs.formats[0]} is one file a recording: add -o DIR")
     summary = Summary(failures=list(found.problems))
     for problem in found.problems:
         show(f"dcls-tag: {problem}", stderr)
-    work = _Run(found.recordings, tagger, options, outputs, summary, quiet, stderr, each_channel)
+    work = _Run(found, tagger, options, outputs, summary, quiet, stderr, each_channel, decoders)
     if outputs.folder is None:
         _to_stdout(work, stdout)
     else:
@@ -140,13 +147,15 @@ def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
         try:
             with closing(work.tag(remaining)) as tagged:
                 for recording, records in tagged:
-                    journal.add(recording.path, {"channels": records})
+                    if not journal.add(recording.path, {"channels": records}, work.state_before(recording)):
+                        work.warn_of_change(records[0]["file"])
         finally:
+            journal.check_folder()
             _write_combined(work, folder, journal)
     except BaseException:
         journal.close()
         raise
-    journal.close(delete=not work.summary.failures)
+    journal.close(delete=not work.summary.failures and not work.summary.changed)
 
 
 def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
@@ -161,6 +170,7 @@ def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
 def _fingerprint(work: _Run) -> dict[str, Any]:
     """All that a record depends on, apart from the recording."""
     settings, outputs = work.options.of(work.tagger), work.outputs
+    own_formats = sorted(filter(work.one_a_recording, outputs.formats))
     return {
         "version": __version__,
         "model": hashlib.sha256(work.tagger.model.path.read_bytes()).hexdigest(),
@@ -170,8 +180,9 @@ def _fingerprint(work: _Run) -> dict[str, Any]:
         "top": settings.top,
         "labels": settings.labels,
         "channel": EACH if work.each_channel else settings.channel,
-        # files of each recording are written with its record, so a run that wants others begins anew
-        "files": [*sorted(filter(work.one_a_recording, outputs.formats)), outputs.embeddings, outputs.plot],
+        # files of each recording are written with its record, so a run that wants others, or other names, begins anew
+        "files": [*own_formats, outputs.embeddings, outputs.plot],
+        "common folder": work.root if own_formats or outputs.embeddings or outputs.plot else None,
         "timeline": outputs.timeline,
     }
 
@@ -181,7 +192,7 @@ class _Run:
 
     def __init__(
         self,
-        recordings: list[Recording],
+        found: Found,
         tagger: Tagger,
         options: Options,
         outputs: Outputs,
@@ -189,14 +200,21 @@ class _Run:
         quiet: bool,
         stderr: TextIO,
         each_channel: bool,
+        decoders: DecoderPool | None,
     ) -> None:
-        self.recordings, self.tagger, self.outputs, self.summary = recordings, tagger, outputs, summary
+        self.recordings, self.root = found.recordings, found.root
+        self.tagger, self.outputs, self.summary = tagger, outputs, summary
         self.options = replace(options, timeline=outputs.plot, embeddings=outputs.embeddings)
         self.each_channel = each_channel
         self._quiet, self._stderr = quiet, stderr
         self._began = time.monotonic()
         # stdin is read once, a plot needs it twice
-        self._stdin = _NamedBytes(sys.stdin.buffer.read()) if any(r.path == STDIN for r in recordings) else None
+        self._stdin = _read_stdin() if any(recording.path == STDIN for recording in self.recordings) else None
+        self._decode = decoders.iter_audio if decoders else iter_audio
+        self._channel_count = decoders.channel_count if decoders else channel_count
+        self._seconds_of = decoders.seconds if decoders else declared_seconds
+        self._states: dict[str, list[int] | None] = {}  # of the recordings that are being decoded
+        self._flat_names = flat_names(self.recordings) if outputs.plot and outputs.folder is None else {}
 
     def one_a_recording(self, name: str) -> bool:
         return self.outputs.separate or (name in TEXT_FORMATS and TEXT_FORMATS[name].events_only)
@@ -211,13 +229,14 @@ class _Run:
         sources = (source for recording in recordings for source in self._sources(recording, counts))
         with (
             self._bar(recordings) as bar,
-            closing(self.tagger.tag_all(sources, self.options, on_audio=bar and bar.audio)) as outcomes,
+            closing(self.tagger.tag_all(sources, self.options, False, bar and bar.audio, self._decode)) as outcomes,
         ):
             for recording in recordings:
                 channels = [next(outcomes)]
                 channels += [next(outcomes) for _ in range(counts.popleft() - 1)]
                 if records := self._tagged(recording, channels):
                     yield recording, records
+                self._states.pop(recording.path, None)
                 if bar is not None:
                     bar.recording()
 
@@ -230,7 +249,8 @@ class _Run:
         results = [outcome for outcome in channels if isinstance(outcome, Result)]
         records = [record_of(result, self.options) for result in results]
         for number, (record, result) in enumerate(zip(records, results, strict=True), 1):
-            self._write_own_files(recording, record, result, number)
+            if not self._write_own_files(recording, record, result, number):
+                return []
             self._tell(result)
         self.summary.tagged += 1
         self.summary.seconds += results[0].duration
@@ -243,6 +263,14 @@ class _Run:
             self.summary.misplaced.append(result.source)
         if result.note.misplaced or not self._quiet:
             show(f"dcls-tag: {result.source}: {result.note.text}", self._stderr)
+
+    def state_before(self, recording: Recording) -> list[int] | None:
+        """Size and time of change of the recording that is being written, from before it was decoded."""
+        return self._states.get(recording.path)
+
+    def warn_of_change(self, file: str) -> None:
+        self.summary.changed.append(file)
+        show(f"dcls-tag: {file}: was written to while it was read; the same command tags it again", self._stderr)
 
     def report(self) -> None:
         """The last words: rate and failures, where there was more to do than one recording."""
@@ -268,6 +296,8 @@ class _Run:
 
     def _sources(self, recording: Recording, counts: deque[int]) -> Iterator[Any]:
         """What to tag of a recording; tells how many there are before it gives the first."""
+        if recording.path != STDIN:
+            self._states[recording.path] = file_state(recording.path)
         source = self._source(recording)
         if not self.each_channel:
             counts.append(1)
@@ -276,7 +306,7 @@ class _Run:
         if isinstance(source, io.BytesIO):  # whose place the channels would share
             source = source.getvalue()
         try:
-            count = channel_count(source)
+            count = self._channel_count(source)
         except AudioError:  # tagging will say the same
             count = 1
         counts.append(count)
@@ -289,34 +319,71 @@ class _Run:
             return self._stdin
         return recording.path
 
-    def _write_own_files(self, recording: Recording, record: Record, result: Result, channel: int) -> None:
-        name = _channel_name(recording.name, channel) if self.each_channel else recording.name
-        outputs, base = self.outputs, (self.outputs.folder or Path()) / name
+    def _write_own_files(self, recording: Recording, record: Record, result: Result, channel: int) -> bool:
+        """False if they cannot be written although others can: that recording has failed."""
+        folder = self.outputs.folder
+        if folder is not None and not folder.is_dir():  # writing would make it anew
+            raise FolderRemovedError(f"{folder}: was removed while this run wrote to it; run it again")
+        try:
+            self._try_own_files(recording, record, result, channel)
+        except AudioError as error:  # it can be read no more, for the plot
+            self._fail(str(error))
+        except OSError as error:
+            if error.errno in _DISK:
+                raise
+            name = Path(error.filename or recording.name).name
+            self._fail(f"{record['file']}: {name}: cannot be written: {error.strerror or error}")
+        else:
+            return True
+        return False
+
+    def _try_own_files(self, recording: Recording, record: Record, result: Result, channel: int) -> None:
+        outputs = self.outputs
+        name = recording.name if outputs.folder is not None else self._flat_names.get(recording.path, recording.name)
+        base = (outputs.folder or Path()) / (_channel_name(name, channel) if self.each_channel else name)
         for name in outputs.formats:
             if outputs.folder is not None and self.one_a_recording(name):
                 write_file(base.with_name(base.name + suffix_of(name)), name, [record], outputs.timeline)
         if outputs.embeddings:
-            with beside(base.with_name(f"{base.name}.npy")) as unfinished, unfinished.open("wb") as file:
+            with atomic_write(base.with_name(f"{base.name}.npy")) as unfinished, unfinished.open("wb") as file:
                 np.save(file, np.asarray(result.embeddings))
         if outputs.plot:
             from audioset_dcls.tagging.plot import plot
 
-            target = base if outputs.folder is not None else Path(base.name)
-            target = target.with_name(f"{target.name}.png")
+            target, source = base.with_name(f"{base.name}.png"), self._source(recording)
             heard = channel if self.each_channel else self.options.channel
-            plot(target, self.tagger.model, self._source(recording), result, self.options.threshold, heard)
+            plot(target, self.tagger.model, source, result, self.options.threshold, heard, self._decode)
 
     def _bar(self, recordings: Sequence[Recording]) -> Any:
         if self._quiet or not self._stderr.isatty():
             return nullcontext(None)
         from audioset_dcls.tagging.progress import Bar
 
-        return Bar([recording.path for recording in recordings])
+        return Bar([recording.path for recording in recordings], self._seconds_of)
 
 
 def _channel_name(name: str, channel: int) -> str:
     return f"{name}#{channel}"
 
 
-class _NamedBytes(io.BytesIO):
+class _Stdin(io.BytesIO):
+    """What stdin gave, or an error for the decoder to put into words."""
+
     name = "stdin"
+    failure: OSError | None = None
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.failure is not None:
+            raise self.failure
+        return super().read(size)
+
+
+def _read_stdin() -> _Stdin:
+    if sys.stdin is None:  # the shell's `<&-`
+        return _Stdin()
+    try:
+        return _Stdin(sys.stdin.buffer.read())
+    except OSError as error:
+        stdin = _Stdin()
+        stdin.failure = error
+        return stdin

@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from audioset_dcls.tagging.model import EMBEDDED, ModelError, embedded_tagger
 from preprocessing.terminal import show
@@ -64,27 +65,41 @@ def tag(
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names and labels in any language, wherever the output goes
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    _keep_stdout_for_results()
     try:
         from audioset_dcls.tagging.batch import EACH, Outputs, UsageError, run
-        from audioset_dcls.tagging.journal import JournalError
+        from audioset_dcls.tagging.journal import FolderRemovedError, JournalError
+        from audioset_dcls.tagging.recordings import find_recordings
         from audioset_dcls.tagging.tagger import Options, Tagger
         from preprocessing.audio import MIX, to_channel
+        from preprocessing.cores import usable_cores
+        from preprocessing.decoder_process import DecoderPool
 
         try:
             outputs = Outputs(tuple(format.split(",")), output, separate, timeline, embeddings, plot)
             one = to_channel(MIX if channel == EACH else channel)
             options = Options(window, hop, threshold, top, channel=one)
-            tagger = Tagger(model, device, jobs)
-            options = options.of(tagger)
-            if labels is not None:
-                options = replace(options, labels=read_labels(labels, tagger.labels))
-        except (ModelError, ValueError) as error:  # UsageError is a ValueError
+            if jobs is not None and jobs < 1:
+                raise UsageError(f"jobs must be at least 1, not {jobs}")
+        except ValueError as error:  # UsageError is one
             _stop(USAGE, str(error))
-        try:
-            summary = run(inputs, tagger, options, outputs, resume, quiet, each_channel=channel == EACH)
-            sys.stdout.flush()
-        except (UsageError, JournalError, ModelError) as error:
-            _stop(USAGE, str(error))
+        found = find_recordings(inputs)
+        # one recording is decoded in this process, which starts sooner: there is no other one to lose
+        several = len(found.recordings) > 1
+        # the children load their libraries while this process opens the model
+        with DecoderPool(min(jobs or usable_cores(), len(found.recordings))) if several else nullcontext() as decoders:
+            try:
+                tagger = Tagger(model, device, jobs)
+                options = options.of(tagger)
+                if labels is not None:
+                    options = replace(options, labels=read_labels(labels, tagger.labels))
+            except ValueError as error:  # ModelError is one
+                _stop(USAGE, str(error))
+            try:
+                summary = run(found, tagger, options, outputs, resume, quiet, channel == EACH, decoders)
+                sys.stdout.flush()
+            except (UsageError, JournalError, ModelError) as error:
+                _stop(1 if isinstance(error, FolderRemovedError) else USAGE, str(error))
     except BrokenPipeError:  # `dcls-tag ... | head`
         _abandon_stdout()
         raise SystemExit(1) from None
@@ -209,9 +224,29 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
+def _keep_stdout_for_results() -> None:
+    """Let descriptor 1 lead nowhere, since C libraries print there, and `sys.stdout` to what it led to."""
+    if not _has_descriptor(sys.stdout) or sys.stdout.fileno() != 1:
+        return
+    sys.stdout.flush()
+    results = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    sys.stdout = open(results, "w", encoding="utf-8", errors="backslashreplace")  # noqa: PTH123, SIM115
+
+
+def _has_descriptor(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.fileno() >= 0
+    except (OSError, ValueError):  # a stream in memory, or a closed one
+        return False
+
+
 def _abandon_stdout() -> None:
     """Nothing more can or should be written there; Python would try once more on its way out, and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if _has_descriptor(sys.stdout):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(status: int, message: str, command: str = "dcls-tag") -> NoReturn:

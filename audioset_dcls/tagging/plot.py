@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from audioset_dcls.tagging.model import OnnxModel
-from audioset_dcls.tagging.tagger import Result
-from audioset_dcls.tagging.writers import beside
+from audioset_dcls.tagging.tagger import Decode, Result
 from preprocessing.audio import MIX, iter_audio
 from preprocessing.constants import F_MAX, F_MIN, MEAN, N_MELS, STD
+from preprocessing.files import atomic_write
 from preprocessing.terminal import figure_text
 
 _COLUMNS = 1500  # of waveform and spectrogram, however long the recording is
@@ -26,6 +27,7 @@ def plot(
     result: Result,
     threshold: float,
     channel: str | int = MIX,
+    decode: Decode = iter_audio,
 ) -> None:
     """Write a PNG of the channel that was tagged.
 
@@ -37,7 +39,8 @@ def plot(
         raise ValueError("a plot needs the timeline: tag with timeline=True")
     from matplotlib.figure import Figure  # the figure alone: pyplot would look for a display
 
-    low, high, log_mel = _overview(model, source, result.duration, channel)
+    blocks = decode(source, _BLOCK, model.sample_rate, channel, lambda note: None)
+    low, high, log_mel = _overview(model, blocks, result.duration)
     shown = tags_to_show(result.timeline, threshold)
     end = result.duration
     figure = Figure(figsize=(11, 5.2 + 0.26 * len(shown)), layout="constrained")
@@ -63,7 +66,7 @@ def plot(
     axes[2].set(yticks=np.arange(len(shown)) + 0.5, yticklabels=names, xlabel="time (s)", xlim=(0, end))
     axes[2].invert_yaxis()
     figure.colorbar(mesh, ax=axes[2], label="score", pad=0.01)
-    with beside(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=110)
 
 
@@ -84,7 +87,7 @@ def tags_to_show(timeline: np.ndarray, threshold: float, count: int = _TAGS) -> 
 
 
 def _overview(
-    model: OnnxModel, source: str | IO[bytes], duration: float, channel: str | int
+    model: OnnxModel, blocks: Iterator[np.ndarray], duration: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lowest and highest sample, (columns,) each, and the mean log-mel in dB, (128, columns), in constant memory."""
     samples = max(round(duration * model.sample_rate), 1)
@@ -92,7 +95,7 @@ def _overview(
     low, high = np.zeros(columns), np.zeros(columns)
     total, count = np.zeros((N_MELS, columns)), np.zeros(columns)
     begin = 0
-    for block in iter_audio(source, _BLOCK, model.sample_rate, channel, lambda note: None):
+    for block in blocks:
         places = np.minimum((np.arange(begin, begin + len(block)) * columns) // samples, columns - 1)
         first = np.unique(places, return_index=True)
         low[first[0]] = np.minimum(low[first[0]], np.minimum.reduceat(block, first[1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -18,10 +18,13 @@ _MEASURED = 20  # as many recordings are asked for their length, so that the bar
 
 
 class Bar:
-    """A context in which `audio` is called with seconds of audio done, `recording` after each recording."""
+    """A context in which `audio` is called with seconds of audio done, `recording` after each recording.
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._seconds = _total_seconds(paths) if len(paths) <= _MEASURED else None
+    seconds_of: the length of the file at a path, or None if its header does not tell.
+    """
+
+    def __init__(self, paths: Sequence[str], seconds_of: Callable[[str], float | None]) -> None:
+        self._seconds = _total_seconds(paths, seconds_of) if len(paths) <= _MEASURED else None
         self._count, self._recordings, self._audio = len(paths), 0, 0.0
         self._began = time.monotonic()
         self._progress = Progress(
@@ -67,11 +70,11 @@ class Bar:
         )
 
 
-def _total_seconds(paths: Sequence[str]) -> float | None:
-    """The length of all, or None where a header does not tell."""
-    import soundfile
-
-    try:
-        return sum(soundfile.info(path).duration for path in paths)
-    except (OSError, RuntimeError):
-        return None
+def _total_seconds(paths: Sequence[str], seconds_of: Callable[[str], float | None]) -> float | None:
+    """The length of all, or None if that of one is unknown."""
+    total = 0.0
+    for path in paths:
+        if (seconds := seconds_of(path)) is None:
+            return None
+        total += seconds
+    return total

@@ -1,10 +1,12 @@
-# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH118, PTH120, PTH207 - paths stay strings, as the user wrote them
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH118, PTH119, PTH120, PTH207 - paths stay strings, as the user wrote them
 """From what a user names - files, folders, globs, stdin - to recordings, in an order that never changes."""
 
 from __future__ import annotations
 
 import glob
+import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,11 @@ class Recording:
 
 @dataclass(frozen=True)
 class Found:
-    """The recordings, each once, and one line for every input that gave none."""
+    """The recordings, each once, and one line for every input that gave none. Names are paths below `root`."""
 
     recordings: list[Recording]
     problems: list[str]
+    root: str
 
 
 def find_recordings(inputs: Iterable[str]) -> Found:
@@ -67,7 +70,28 @@ def find_recordings(inputs: Iterable[str]) -> Found:
             for path in unique.values()
         ],
         problems,
+        root,
     )
+
+
+def flat_names(recordings: Iterable[Recording]) -> dict[str, str]:
+    """Path -> a file name for each recording: its own, or one with the folders in it if two have the same.
+
+    Names that differ in upper and lower case alone count as the same: some file systems keep one file of both.
+    """
+    recordings = list(recordings)
+    count = Counter(os.path.basename(recording.name).casefold() for recording in recordings)
+    taken = {name for name, times in count.items() if times == 1}
+    names: dict[str, str] = {}
+    for recording in recordings:
+        name = os.path.basename(recording.name)
+        if count[name.casefold()] > 1:
+            flat = recording.name.replace(os.sep, "_")
+            numbered = (f"{number}_{flat}" for number in itertools.count(2))
+            name = next(name for name in itertools.chain([flat], numbered) if name.casefold() not in taken)
+            taken.add(name.casefold())
+        names[recording.path] = name
+    return names
 
 
 def _below(folder: str, problems: list[str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ __all__ = ["AudioError", "Event", "Failure", "ModelError", "Options", "Result", 
 
 T = TypeVar("T")
 File: TypeAlias = str | Path | IO[bytes] | bytes
+Decode: TypeAlias = Callable[[Any, float, int, str | int, Callable[[Note], None]], Iterator[np.ndarray]]
 LONGEST_WINDOW, THRESHOLD, TOP = 10.0, 0.2, 5  # a default; longer ones can be asked for
 SHORTEST_WINDOW = 0.1  # s
 DROPPED_TAIL = 0.1  # s: "ten-second" clips are often a few milliseconds longer; that is no reason for a second window
@@ -203,13 +204,15 @@ class Tagger:
         options: Options | None = None,
         raise_failures: bool = False,
         on_audio: Callable[[float], None] | None = None,
+        decode: Decode = iter_audio,
     ) -> Generator[Result | Failure, None, None]:
         """Tag many recordings, in order, decoding ahead and batching windows across recordings.
 
         A recording that cannot be read gives a Failure (with `raise_failures`, its AudioError) and the rest goes on.
         on_audio: called with the seconds of audio that each window adds, for progress within long recordings.
+        decode: called like `iter_audio`, from several threads; `DecoderPool.iter_audio` decodes in other processes.
         """
-        pipeline = _Pipeline(self.model, sources, (options or Options()).of(self), self.jobs)
+        pipeline = _Pipeline(self.model, sources, (options or Options()).of(self), self.jobs, decode)
         return pipeline.results(raise_failures, on_audio or (lambda seconds: None))
 
 
@@ -315,8 +318,10 @@ class _Pipeline:
     Every queue is bounded, so decoding waits for the model and the model for a caller who writes to a slow disk.
     """
 
-    def __init__(self, model: OnnxModel, sources: Iterable[Source], options: Settings, jobs: int) -> None:
-        self._model, self._options, self._jobs = model, options, jobs
+    def __init__(
+        self, model: OnnxModel, sources: Iterable[Source], options: Settings, jobs: int, decode: Decode
+    ) -> None:
+        self._model, self._options, self._jobs, self._decode_file = model, options, jobs, decode
         self._sources = enumerate(sources)
         self._names: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -416,7 +421,7 @@ class _Pipeline:
             end.note = note
 
         one = source if isinstance(source, OneChannel) else OneChannel(source, self._options.channel, "")
-        return iter_audio(one.file, self._options.window, rate, one.channel, keep)
+        return self._decode_file(one.file, self._options.window, rate, one.channel, keep)
 
     def _run(self) -> None:
         while windows := self._decoded.take(self._batch, alike=lambda window: len(window.waveform)):

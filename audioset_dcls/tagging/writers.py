@@ -14,12 +14,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from audioset_dcls.tagging.tagger import Options, Result
+from preprocessing.files import atomic_write
 from preprocessing.terminal import csv_cell, json_text, printable
 
 Record: TypeAlias = dict[str, Any]
@@ -132,24 +132,12 @@ def write_file(path: Path, name: str, records: Iterable[Record], timeline: bool)
     if name == "parquet":
         _write_parquet(path, records, timeline)
         return
-    with beside(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         file.writelines(TEXT_FORMATS[name].render(records, timeline))
 
 
 def suffix_of(name: str) -> str:
     return TEXT_FORMATS[name].suffix if name in TEXT_FORMATS else f".{name}"
-
-
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `path` at the end, removed after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def rows(record: Record, timeline: bool) -> Iterator[Record]:
@@ -185,7 +173,7 @@ def _write_parquet(path: Path, records: Iterable[Record], timeline: bool) -> Non
 
     numbers = {"start": pa.float64(), "end": pa.float64(), "score": pa.float32(), "mean": pa.float32()}
     schema = pa.schema([(column, numbers.get(column, pa.string())) for column in COLUMNS])
-    with beside(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
+    with atomic_write(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
         for chunk in _chunks((row for record in records for row in rows(record, timeline)), 10_000):
             writer.write_table(pa.Table.from_pylist(chunk, schema))
 

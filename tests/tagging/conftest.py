@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import csv
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ import pytest
 
 from audioset_dcls.tagging.model import OnnxModel, open_model
 from preprocessing.audio import SAMPLE_RATE, read_audio
+from preprocessing.decoder_process import DecoderPool
 
 if TYPE_CHECKING:
     import torch
@@ -130,10 +133,11 @@ def dcls_tag(tagger_file: Path, tmp_path: Path) -> Callable[..., subprocess.Comp
 def tag_here(
     tagger_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """The same in this process, which is quicker: (exit status, stdout, stderr). A model is opened once a session."""
+    """The same in this process: (exit status, stdout, stderr). The model and the decoders start once a session."""
     import cli
 
     monkeypatch.setattr("audioset_dcls.tagging.tagger.open_model", _open_once)
+    monkeypatch.setattr("preprocessing.decoder_process.DecoderPool", lambda started: nullcontext(_decoders()))
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dcls-tag", "--model", str(tagger_file), *map(str, arguments)])
@@ -148,6 +152,13 @@ def tag_here(
 @cache
 def _open_once(model: str, device: str) -> OnnxModel:
     return open_model(model, device)
+
+
+@cache
+def _decoders() -> DecoderPool:
+    pool = DecoderPool(2)
+    atexit.register(pool.close)
+    return pool
 
 
 def environment() -> dict[str, str]:

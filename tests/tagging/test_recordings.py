@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from audioset_dcls.tagging.recordings import find_recordings
+from audioset_dcls.tagging.recordings import find_recordings, flat_names
 
 
 @pytest.fixture
@@ -57,3 +57,14 @@ def test_links_in_a_circle(folder: Path) -> None:
 
 def test_an_empty_folder_is_a_problem(tmp_path: Path) -> None:
     assert find_recordings([str(tmp_path)]).problems == [f"{tmp_path}: no audio files in this folder"]
+
+
+def test_flat_names_are_unique(folder: Path) -> None:
+    for name in ("card1/0001.wav", "card2/0001.wav", "card2/0001.WAV", "card1_0001.wav"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    flat = flat_names(find_recordings(["in"]).recordings)
+    assert flat["in/card1/0001.wav"] == "2_card1_0001.wav"
+    assert flat["in/card1_0001.wav"] == "card1_0001.wav"
+    assert flat["in/b/c/deep.mp3"] == "deep.mp3"
+    assert len({name.casefold() for name in flat.values()}) == len(flat) == 9

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from audioset_dcls.tagging.writers import COLUMNS, FORMATS, TEXT_FORMATS, beside, clock, write_file
+from audioset_dcls.tagging.writers import COLUMNS, FORMATS, TEXT_FORMATS, clock, write_file
 
 LABEL = "Livestock, farm animals, working animals"
 FILE = 'a "b", c\nd\té.wav'
@@ -106,9 +106,3 @@ def test_a_failed_write_leaves_what_was_there(name: str, tmp_path: Path) -> None
         write_file(path, name, records(), False)
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["tags"]
-
-
-def test_beside_makes_the_folder(tmp_path: Path) -> None:
-    with beside(tmp_path / "a" / "b.txt") as unfinished:
-        unfinished.write_text("x")
-    assert (tmp_path / "a" / "b.txt").read_text() == "x"
