@@ -27,18 +27,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
     descriptor = _create(unfinished)
     try:
         yield unfinished
-        ours = _is_file(descriptor, unfinished)
+        if not _is_file(descriptor, unfinished):
+            raise FileExistsError(errno.EEXIST, "another process writes this file, too", str(path))
+        os.close(descriptor)  # Windows neither renames nor removes an open file
+        descriptor = -1
+        unfinished.replace(path)
     except BaseException:
-        if _is_file(descriptor, unfinished):
-            os.close(descriptor)  # Windows removes no open file
-            unfinished.unlink()
-        else:
+        ours = descriptor < 0 or _is_file(descriptor, unfinished)
+        if descriptor >= 0:
             os.close(descriptor)
+        if ours:
+            unfinished.unlink(missing_ok=True)
         raise
-    os.close(descriptor)
-    if not ours:
-        raise FileExistsError(errno.EEXIST, "another process writes this file, too", str(path))
-    unfinished.replace(path)
 
 
 def lock(file: IO[Any], wait: bool = False) -> bool:

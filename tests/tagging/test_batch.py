@@ -7,11 +7,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from audioset_dcls.tagging.journal import NAME
 from tests.processes import line_count, wait_until
@@ -19,6 +22,9 @@ from tests.tagging.conftest import COMMAND, RECORDINGS, environment, first_label
 
 Here = Callable[..., tuple[int, str, str]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+no_memory_file = pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has it")
 
 
 @pytest.fixture
@@ -188,6 +194,172 @@ def test_a_disk_that_fills_up_while_running(folder: Path, tmp_path: Path, tagger
     done = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert f"continuing: {len(lines) - 1} of 63" in done.stderr
+
+
+def test_a_decoder_that_kills_its_process(folder: Path, dcls_tag: Command, tmp_path: Path) -> None:
+    """abort() in the process that opens `killer.wav`, as a failed check in a C library does it."""
+    write_tones(folder, ["killer.wav"])
+    (tmp_path / "start_up").mkdir()
+    (tmp_path / "start_up" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "sys.addaudithook(lambda event, args: event == 'open' and 'killer' in str(args[0]) and os.abort())\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "start_up"), environment()["PYTHONPATH"]])
+    command = ("in", "--format", "jsonl", "--jobs", "1")
+    done = dcls_tag(*command, env=environment() | {"PYTHONPATH": path})
+    assert done.returncode == 1, done.stderr
+    assert tagged(done.stdout) == ["in/a.wav", "in/b.wav", "in/c/a.wav"]
+    complaint, summary = done.stderr.splitlines()
+    assert complaint == "dcls-tag: in/killer.wav: the decoder crashed on it (SIGABRT); convert it to WAV or FLAC"
+    assert "tagged 3 of 4" in summary
+    # with a folder to write to, the next run tries that one alone
+    assert dcls_tag(*command, "-o", "out", env=environment() | {"PYTHONPATH": path}).returncode == 1
+    again = dcls_tag(*command, "-o", "out")
+    assert again.returncode == 0
+    assert "continuing: 3 of 4" in again.stderr
+    assert "in/killer.wav" in tagged((tmp_path / "out" / "tags.jsonl").read_text())
+
+
+@no_memory_file
+@pytest.mark.parametrize("companions", [[], ["a.wav", "b.wav"]], ids=["alone", "between others"])
+def test_a_recording_on_a_bad_sector(companions: list[str], folder: Path, dcls_tag: Command, tmp_path: Path) -> None:
+    """A process's memory has no page at 0: reading there fails with EIO, as on a bad sector."""
+    (folder / "bad.wav").symlink_to("/proc/self/mem")
+    files = [folder / name for name in ["bad.wav", *companions]]
+    done = dcls_tag(*files, "--format", "jsonl", "-o", "out")
+    assert done.returncode == 1
+    complaint = f"dcls-tag: {folder / 'bad.wav'}: cannot be read ([Errno 5] Input/output error); check the disk"
+    assert done.stderr.startswith(complaint)
+    assert "Traceback" not in done.stderr
+    assert tagged((tmp_path / "out" / "tags.jsonl").read_text()) == [str(folder / name) for name in companions]
+
+
+@no_memory_file
+def test_stdin_that_cannot_be_read(folder: Path, dcls_tag: Command) -> None:
+    with Path("/proc/self/mem").open("rb", buffering=0) as bad:
+        done = dcls_tag("-", folder / "a.wav", "--format", "jsonl", stdin=bad)
+    assert done.returncode == 1
+    assert tagged(done.stdout) == [str(folder / "a.wav")]
+    assert "cannot be read" in done.stderr
+    assert "written" not in done.stderr
+
+
+@pytest.mark.parametrize("outputs", [["--format", "csv,audacity"], ["--plot"], ["--embeddings", "--format", "jsonl"]])
+def test_a_name_that_leaves_no_room_for_a_suffix(
+    outputs: list[str], folder: Path, tmp_path: Path, tag_here: Here
+) -> None:
+    """240 bytes are enough for every suffix; 252 leave no room, and cost that recording alone."""
+    fits, does_not = "f" * 236 + ".wav", "n" * 248 + ".wav"
+    write_tones(folder, [fits, does_not])
+    status, _, err = tag_here(folder, "-o", tmp_path / "out", *outputs)
+    assert status == 1
+    (complaint,) = [line for line in err.splitlines() if "recordings, " not in line]
+    assert complaint.startswith(f"dcls-tag: {folder / does_not}: ")
+    assert complaint.endswith("cannot be written: File name too long")
+    files = written(tmp_path / "out")
+    for name in ("a.wav", "b.wav", "c/a.wav", fits):
+        assert any(file.startswith(f"{name}.") for file in files), name
+    assert not any("nnn" in file or "unfinished" in file for file in files)
+
+
+def test_a_folder_that_is_removed_while_running(tagger_file: Path, tmp_path: Path) -> None:
+    """One line, and it is not made again."""
+    names = [f"in/{number}.wav" for number in range(4)]
+    write_tones(tmp_path / "in", [Path(name).name for name in names])
+    last = (tmp_path / names[-1]).read_bytes()
+    hold_up(tmp_path / names[-1])
+    run = start(tagger_file, tmp_path, *names, "-o", "out", "--format", "csv,audacity", "--quiet")
+    wait_until(lambda: line_count(tmp_path / "out" / NAME) > 3, run)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    (tmp_path / names[-1]).write_bytes(last)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert err == "dcls-tag: out: was removed while this run wrote to it; run it again\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recording_that_is_still_written(folder: Path, dcls_tag: Command, tmp_path: Path) -> None:
+    """It changes between the look at it and the end of its decoding; the same command tags it anew, and it alone."""
+    (tmp_path / "start_up").mkdir()
+    (tmp_path / "start_up" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def grow(event, args):\n"
+        "    if event == 'open' and str(args[0]).endswith('b.wav') and os.environ.get('GROWS'):\n"
+        "        del os.environ['GROWS']\n"
+        "        os.utime(args[0], (1, 1))\n"
+        "sys.addaudithook(grow)\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "start_up"), environment()["PYTHONPATH"]])
+    command = ("in", "--format", "jsonl", "-o", "out", "--jobs", "1")
+    done = dcls_tag(*command, env=environment() | {"PYTHONPATH": path, "GROWS": "1"})
+    assert done.returncode == 0
+    assert done.stderr.startswith(
+        "dcls-tag: in/b.wav: was written to while it was read; the same command tags it again"
+    )
+    assert len(tagged((tmp_path / "out" / "tags.jsonl").read_text())) == 3
+    done = dcls_tag(*command)
+    assert "continuing: 2 of 3 are done" in done.stderr
+    assert not (tmp_path / "out" / NAME).exists()
+
+
+def test_other_folders_of_the_same_names(folder: Path, tmp_path: Path, tag_here: Here) -> None:
+    """What belongs to a recording lies at its path below the common folder: if that is another one, all begins anew."""
+    (folder / "c" / "bad.wav").write_bytes(b"no sound")
+    tag_here(folder / "c", "-o", tmp_path / "out", "--format", "audacity")
+    tag_here(folder, "-o", tmp_path / "out", "--format", "audacity")
+    assert {f"{name}.audacity.txt" for name in ("a.wav", "b.wav", "c/a.wav")} <= written(tmp_path / "out")
+
+
+def test_pictures_of_recordings_with_the_same_name(
+    folder: Path, tmp_path: Path, tag_here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path / "pictures")
+    assert tag_here(folder, "--plot")[0] == 0
+    assert written(tmp_path / "pictures") == {"a.wav.png", "b.wav.png", "c_a.wav.png"}
+
+
+@pytest.mark.parametrize("companions", [[], ["a.wav"]], ids=["alone", "with another"])
+def test_stdout_holds_results_alone(companions: list[str], folder: Path, dcls_tag: Command) -> None:
+    """libsndfile prints on a damaged SDS file; what it prints is neither in the results nor in the errors."""
+    soundfile.write(folder / "damaged.sds", np.zeros(32_000), 32_000, "PCM_16", format="SDS")
+    content = bytearray((folder / "damaged.sds").read_bytes())
+    content[21::127] = bytes(len(content[21::127]))  # the first byte of every block
+    (folder / "damaged.sds").write_bytes(content)
+    said = subprocess.run(
+        [sys.executable, "-c", "import soundfile, sys; soundfile.read(sys.argv[1])", folder / "damaged.sds"],
+        capture_output=True,
+    )
+    assert b"Error" in said.stdout, "libsndfile no longer prints: this test shows nothing"
+    done = dcls_tag(*(folder / name for name in ["damaged.sds", *companions]), "--format", "jsonl")
+    assert set(tagged(done.stdout)) >= {str(folder / name) for name in companions}
+    assert all(line.startswith("dcls-tag: ") for line in done.stderr.splitlines())
+
+
+def test_no_process_is_left_behind(tagger_file: Path, tmp_path: Path) -> None:
+    """Decoders end with a run that is killed: nothing reads what they write."""
+    names = [f"in/{number}.wav" for number in range(6)]
+    write_tones(tmp_path / "in", [Path(name).name for name in names])
+    hold_up(tmp_path / names[-1])
+    run = start(tagger_file, tmp_path, *names, "-o", "out", "--format", "csv", "--jobs", "2")
+    wait_until(lambda: line_count(tmp_path / "out" / NAME) > 2, run)
+    children = [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+    assert len(children) == 2
+    run.kill()
+    run.communicate()
+    while any(is_running(child) for child in children):  # up to pytest's time limit
+        time.sleep(0.005)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def tagged(lines: str) -> list[str]:
+    return [json.loads(line)["file"] for line in lines.splitlines()]
 
 
 def test_two_runs_into_one_folder(folder: Path, tmp_path: Path, tag_here: Here) -> None:
