@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from preprocessing.audio import read_audio
+from tests.preprocessing.test_audio import encode_with_ffmpeg, encode_with_soundfile
 from tests.tagging.bad_inputs import BAD_INPUTS, FAILS
 from tests.tagging.conftest import RECORDINGS, write_tones
 
@@ -77,13 +79,57 @@ def test_the_whole_folder_by_the_real_command(
 
 
 def test_mutated_files(folder: Path, tmp_path: Path, tag_here: Callable[..., tuple[int, str, str]]) -> None:
-    """200 recordings with bytes changed, cut and put in, seeded: tagged or one line each, the good ones tagged."""
-    rng = np.random.default_rng(0)
-    sources = sorted(path for path in RECORDINGS.iterdir() if path.suffix in (".wav", ".ogg", ".oga", ".mp3", ".voc"))
-    sources = [path for path in sources if path.stat().st_size < 40_000]
-    mutated = tmp_path / "mutated"
-    mutated.mkdir()
-    for number in range(200):
+    """100 recordings with bytes changed, cut and put in, seeded: tagged or one line each, the good ones tagged."""
+    sources = [path for path in RECORDINGS.iterdir() if path.suffix in (".wav", ".ogg", ".oga", ".mp3", ".voc")]
+    good = fill_with_mutated(
+        tmp_path / "mutated", sorted(path for path in sources if path.stat().st_size < 40_000), 100
+    )
+    status, out, err = tag_here("--format", "jsonl", "--window", "2", "--hop", "2", tmp_path / "mutated")
+    check_mutated(tmp_path / "mutated", good, status, out, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_300_mutated_files_by_the_real_command(
+    seed: int, tmp_path: Path, dcls_tag: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """As above, in 20 formats: nothing but results on stdout, nothing but one line a file on stderr, no traceback."""
+    sources = write_in_every_format(tmp_path / "sources")
+    assert len(sources) == 20
+    good = fill_with_mutated(tmp_path / "mutated", sources, 300, seed)
+    done = dcls_tag("--format", "jsonl", "--window", "2", "--hop", "2", tmp_path / "mutated", timeout=500)
+    check_mutated(tmp_path / "mutated", good, done.returncode, done.stdout, done.stderr)
+    for path in sorted((tmp_path / "mutated").iterdir())[::30]:  # alone it is decoded in the command's own process
+        done = dcls_tag("--format", "jsonl", "--window", "2", "--hop", "2", path)
+        assert done.returncode in (0, 1)
+        tagged = [json.loads(line)["file"] for line in done.stdout.splitlines()]
+        assert tagged in ([str(path)], [])
+        assert tagged or done.stderr
+        assert "Traceback" not in done.stderr
+        assert all(str(path) in line for line in done.stderr.splitlines())
+
+
+def write_in_every_format(folder: Path) -> list[Path]:
+    """Two seconds of a recording, as libsndfile and ffmpeg write it."""
+    folder.mkdir()
+    rate = 44_100
+    samples = read_audio(RECORDINGS / "cow.ogg", rate)[: 2 * rate, None]
+    subtypes = {"w64": "PCM_24", "au": "FLOAT", "caf": "ALAC_16", "aiff": "PCM_16", "voc": "PCM_16", "sds": "PCM_16"}
+    subtypes |= {"rf64": "PCM_16", "ircam": "PCM_16", "paf": "PCM_16", "nist": "PCM_16", "mp3": "MPEG_LAYER_III"}
+    subtypes |= {"wav": "MS_ADPCM", "flac": "PCM_16", "ogg": "VORBIS"}
+    for name, subtype in subtypes.items():
+        (folder / f"sound.{name}").write_bytes(encode_with_soundfile(samples, rate, name.upper(), subtype))
+    codecs = {"ipod": "aac", "matroska": "ac3", "adts": "aac", "asf": "wmav2", "mpegts": "mp2", "avi": "pcm_s16le"}
+    for name, codec in codecs.items():
+        (folder / f"sound.{name}").write_bytes(encode_with_ffmpeg(samples, rate, name, codec))
+    return sorted(folder.iterdir())
+
+
+def fill_with_mutated(folder: Path, sources: Sequence[Path], count: int, seed: int = 0) -> list[Path]:
+    """`count` mutated copies of `sources`; returns the good files between them, one for every twenty."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    for number in range(count):
         source = sources[number % len(sources)]
         content = bytearray(source.read_bytes())
         for _ in range(int(rng.integers(1, 20))):
@@ -96,13 +142,20 @@ def test_mutated_files(folder: Path, tmp_path: Path, tag_here: Callable[..., tup
                 del content[place : place + int(rng.integers(1, 500))]
             else:
                 content[place:place] = rng.bytes(int(rng.integers(1, 50)))
-        (mutated / f"{number:03}{source.suffix}").write_bytes(content)
-    good = write_tones(mutated, [f"{number:03}_good.wav" for number in range(0, 200, 20)], 0.5)
-    status, out, err = tag_here("--format", "jsonl", "--window", "2", "--hop", "2", mutated)
-    tagged = {json.loads(line)["file"] for line in out.splitlines()}
-    failed = [line for line in err.splitlines() if line.startswith(f"dcls-tag: {mutated}")]
+        # a suffix that a folder is searched for; decoders look at the content alone
+        (folder / f"{number:03}{source.suffix}.wav").write_bytes(content)
+    return write_tones(folder, [f"{number:03}_good.wav" for number in range(0, count, 20)], 0.5)
+
+
+def check_mutated(folder: Path, good: Sequence[Path], status: int, out: str, err: str) -> None:
+    """Every file is in the results or in a line of its own on stderr, the good ones are in the results."""
+    every = {str(path) for path in folder.iterdir()}
+    tagged = [json.loads(line)["file"] for line in out.splitlines()]
     assert "Traceback" not in err
-    assert {str(path) for path in good} <= tagged
-    assert status == (1 if failed else 0)
-    assert len(tagged) + len(failed) == 210
-    assert len(failed) > 10, "the mutations do not hurt"
+    assert len(tagged) == len(set(tagged))
+    assert {str(path) for path in good} <= set(tagged) <= every
+    named = {line.removeprefix("dcls-tag: ").split(": ")[0] for line in err.splitlines()}
+    assert every - set(tagged) <= named
+    assert {name for name in named if name.startswith(str(folder))} <= every
+    assert len(every - set(tagged)) > len(every) / 20, "the mutations do not hurt"
+    assert status == 1
