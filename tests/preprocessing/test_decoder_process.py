@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,13 @@ RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 def pool() -> Iterator[DecoderPool]:
     with DecoderPool() as pool:
         yield pool
+
+
+@pytest.fixture
+def children() -> Callable[[], set[int]]:
+    """The processes that this test has started and that are still there."""
+    before = processes()
+    return lambda: processes() - before
 
 
 @pytest.fixture
@@ -51,7 +58,9 @@ def test_a_recording_that_cannot_be_read(pool: DecoderPool, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
-def test_a_decoder_that_dies(number: signal.Signals, pool: DecoderPool, long: str) -> None:
+def test_a_decoder_that_dies(
+    number: signal.Signals, pool: DecoderPool, long: str, children: Callable[[], set[int]]
+) -> None:
     """By a fault in a library, a failed check in one, or for want of memory: only its recording is lost."""
     blocks = pool.iter_audio(long, 1, 32_000)
     next(blocks)
@@ -62,7 +71,9 @@ def test_a_decoder_that_dies(number: signal.Signals, pool: DecoderPool, long: st
     assert sum(map(len, pool.iter_audio(long, 1, 32_000))) == 20 * 32_000
 
 
-def test_a_child_that_dies_between_two_recordings_costs_none(pool: DecoderPool, long: str) -> None:
+def test_a_child_that_dies_between_two_recordings_costs_none(
+    pool: DecoderPool, long: str, children: Callable[[], set[int]]
+) -> None:
     list(pool.iter_audio(long, 1, 32_000))
     (child,) = children()
     os.kill(child, signal.SIGKILL)
@@ -77,7 +88,7 @@ def test_a_recording_that_is_left_in_the_middle(pool: DecoderPool, long: str) ->
     assert len(list(pool.iter_audio(RECORDINGS / "cow.ogg", 10, 32_000))) == 1
 
 
-def test_children_serve_many_recordings_and_end_with_the_pool(long: str) -> None:
+def test_children_serve_many_recordings_and_end_with_the_pool(long: str, children: Callable[[], set[int]]) -> None:
     with DecoderPool(2) as pool:
         before = children()
         for _ in range(3):
@@ -101,7 +112,7 @@ def test_several_threads(pool: DecoderPool, long: str) -> None:
     assert counts == [20 * 32_000] * 4
 
 
-def test_pipes_are_read_in_this_process(pool: DecoderPool) -> None:
+def test_pipes_are_read_in_this_process(pool: DecoderPool, children: Callable[[], set[int]]) -> None:
     """`dcls-tag <(command) ...` names a descriptor that children do not have."""
     read, write = os.pipe()
     with os.fdopen(write, "wb") as file:
@@ -119,6 +130,6 @@ def test_the_length_of_a_file(pool: DecoderPool, long: str, tmp_path: Path) -> N
     assert pool.seconds("missing.wav") is None
 
 
-def children() -> set[int]:
-    """This process's own children."""
+def processes() -> set[int]:
+    """This process's children, whoever started them."""
     return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
