@@ -188,8 +188,10 @@ def export() -> None:
     parser.add_argument(
         "--calibrate",
         type=Path,
+        nargs="+",
+        default=[],
         metavar="FILE.h5",
-        help="fit the scores to these clips, so that 0.5 is as likely as not; mask classes without training data",
+        help="fit the scores to these clips, so that 0.5 is as likely as not; mask classes with too few training clips",
     )
     parser.add_argument(
         "--calibrate-by",

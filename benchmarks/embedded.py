@@ -45,10 +45,8 @@ class Measured(NamedTuple):
 
 def tagger_scores(data: ClipFile, tagger: Tagger, seconds: float | None) -> NDArray[np.float32]:
     """(N, C) of the clips without the zeros that pad them, or of their first seconds."""
-    lengths = np.full(len(data), data.samples) if data.lengths is None else data.lengths
-    if seconds is not None:
-        lengths = np.minimum(lengths, round(seconds * SAMPLE_RATE))
-    clips = (data.waveforms([i])[0, : lengths[i]].astype(np.float32) / INT16_SCALE for i in range(len(data)))
+    most = None if seconds is None else round(seconds * SAMPLE_RATE)
+    clips = (data.waveform(clip)[:most].astype(np.float32) / INT16_SCALE for clip in range(len(data)))
     results = tagger.tag_all(clips, Options(timeline=False, embeddings=False), raise_failures=True)
     return np.stack([result.scores for result in results if isinstance(result, Result)])
 

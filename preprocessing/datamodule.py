@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
+from preprocessing.coverage import Coverage, class_coverage
 from preprocessing.dataset import ClipDataset, Request, shared_memory_errors, workers_that_fit
 from preprocessing.hdf5 import ClipFileError
 
@@ -194,6 +195,10 @@ class AudioSetDataModule(lightning.LightningDataModule):
     def class_priors(self) -> npt.NDArray[np.float32]:
         """(C,) how often each class comes in training: `ClipDataset.class_priors`."""
         return self.dataset("train").class_priors()
+
+    def class_coverage(self) -> Coverage:
+        """How many training clips and sources have each class."""
+        return class_coverage(self.dataset("train").files)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -223,6 +223,11 @@ class ClipFile:
         _read_rows(self._open()["waveform"], self._row(clips), out, places, starts)
         return out
 
+    def waveform(self, clip: int) -> npt.NDArray[np.int16]:
+        """int16 (length,) of one clip, without the zeros that pad it as far as the file knows them."""
+        length = self.samples if self.lengths is None else int(self.lengths[clip])
+        return self.read_waveforms([clip], np.empty((1, length), np.int16))[0]
+
     def waveforms(self, clips: npt.ArrayLike) -> npt.NDArray[np.int16]:
         """(B, samples) int16 of clips (B,)."""
         clips = np.asarray(clips)

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from preprocessing.coverage import Coverage, class_coverage
 from preprocessing.datamodule import AudioSetDataModule
 from preprocessing.dataset import ClipDataset, Request
-from preprocessing.scenes import Scenes, load_recordings
+from preprocessing.scenes import Scenes, excluded_names, load_recordings
 
 _PRIOR_SCENES = 512
 
@@ -85,6 +86,10 @@ class SceneDataModule(AudioSetDataModule):
             torch.stack([column.float() for column in targets.values()]).amax(0).mean(0).numpy()
         )
         return prior
+
+    def class_coverage(self) -> Coverage:
+        """How many training clips and sources have each class, without the clips that `exclude` names."""
+        return class_coverage(self.dataset("train").files, excluded_names(self.exclude))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         if "scene" not in batch:

@@ -76,7 +76,7 @@ def load_recordings(
     for file in files:
         if file.labels != files[0].labels:
             raise ClipFileError(f"{file.path}: has other labels than {files[0].path}")
-    left_out = set(Path(exclude).read_text(encoding="utf-8").splitlines()) if exclude else set()
+    left_out = excluded_names(exclude)
     names = [file.audio_names() for file in files]
     rows = [np.array([name not in left_out for name in of_file], bool).nonzero()[0] for of_file in names]
     length = np.concatenate([_lengths(file)[row] for file, row in zip(files, rows, strict=True)])
@@ -94,6 +94,11 @@ def load_recordings(
         factor * drawing_weights(target, teacher),
         [of_file[row] for of_file, of_rows in zip(names, rows, strict=True) for row in of_rows.tolist()],
     )
+
+
+def excluded_names(path: str | Path | None) -> set[str]:
+    """Names of clips in a text file, one a line; none without a file."""
+    return set(Path(path).read_text(encoding="utf-8").splitlines()) if path else set()
 
 
 def _lengths(file: ClipFile) -> npt.NDArray[np.int64]:

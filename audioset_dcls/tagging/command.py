@@ -119,7 +119,7 @@ def export(
     target: Path,
     precision: str,
     clips: Sequence[str],
-    calibrate: Path | None = None,
+    calibrate: Sequence[Path] = (),
     train_data: Sequence[Path] = (),
     calibrate_by: str | None = None,
     about: Path | None = None,
@@ -137,15 +137,16 @@ def export(
     try:
         facts = {} if about is None else read_facts(about)
         model = load_checkpoint(checkpoint)
-        if calibrate is not None:
-            from audioset_dcls.tagging.finish import finish
+        if calibrate:
+            from audioset_dcls.tagging.finish import LEAST_CLIPS, LEAST_SOURCES, finish
 
             judge = None if calibrate_by is None else load_checkpoint(calibrate_by)
             model = finish(model, calibrate, train_data, judge)
             before, after = model.metadata["calibration"]["calibration_error"]
             show(
-                f"calibrated on {calibrate}: mean gap of score and share of positives {before:.3f}, now {after:.3f}; "
-                f"{len(model.metadata['masked'])} classes without training data masked"
+                f"calibrated on {', '.join(map(str, calibrate))}: mean gap of score and share of positives "
+                f"{before:.3f}, now {after:.3f}; {len(model.metadata['masked'])} classes with fewer than "
+                f"{LEAST_CLIPS} training clips of {LEAST_SOURCES} sources masked"
             )
         model.metadata = {**model.metadata, **facts}
         written = onnx.export(model, target, precision, [clip.path for clip in found.recordings])

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from audioset_dcls.evaluation.calibration import calibration_error, log_loss
+from audioset_dcls.evaluation.calibration import calibration_error, fit_calibration, log_loss
 from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint
 from audioset_dcls.models.trunks import AudioTagger, create_model
 from audioset_dcls.tagging.command import read_facts
 from audioset_dcls.tagging.finish import finish, score
 from audioset_dcls.tagging.model import OnnxModel
-from preprocessing.hdf5 import ClipFileError, ClipWriter, to_int16
-from preprocessing.scenes import load_recordings
+from preprocessing.hdf5 import ClipFile, ClipFileError, ClipWriter, to_int16
 from tests.tagging.conftest import ROOT
 
 LABELS = tuple("abcdef")  # "f" has no training data
@@ -44,6 +43,10 @@ def write(path: Path, count: int, seed: int) -> Path:
     return path
 
 
+def targets_of(file: ClipFile) -> np.ndarray:
+    return file.read("target", np.arange(len(file)))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("data")
@@ -58,12 +61,12 @@ def model(data: dict[str, Path]) -> AudioTagger:
     small = {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 128], "kernel_count": 5, "dilated_kernel_size": 7}
     model = create_model("convnext_atto", num_classes=6, **small)
     model.labels = LABELS
-    recordings = load_recordings([data["train"]])
+    train = ClipFile(data["train"])
     model.trunk.head.fc = torch.nn.Identity()
-    features = torch.from_numpy(score(model, recordings)).double()
+    features = torch.from_numpy(score(model, [train])).double()
     mean, deviation = features.mean(0), features.std(0)
     standardised = torch.cat([(features - mean) / deviation, torch.ones(len(features), 1)], 1)
-    wanted = torch.from_numpy(np.where(recordings.target, 6.0, -6.0))
+    wanted = torch.from_numpy(np.where(targets_of(train), 6.0, -6.0))
     gram = standardised.T @ standardised + 1e-3 * len(features) * torch.eye(standardised.shape[1])
     solved = torch.linalg.solve(gram, standardised.T @ wanted)
     classifier = torch.nn.Linear(128, 6)
@@ -72,17 +75,17 @@ def model(data: dict[str, Path]) -> AudioTagger:
         classifier.bias.copy_(solved[-1] - (mean / deviation) @ solved[:-1])
         classifier.bias[5] = 1.0  # as if it heard "f" everywhere
     model.trunk.head.fc = classifier
-    model.metadata = {"train_label_counts": [9, 9, 9, 9, 9, 0], "note": "kept"}
+    model.metadata = {"train_class_clips": [9, 9, 9, 9, 5, 0], "train_class_sources": [3] * 5 + [0], "note": "kept"}
     return model.eval()
 
 
 def test_scores_mean_more_on_recordings_it_was_not_fitted_on(model: AudioTagger, data: dict[str, Path]) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    finished = finish(model, data["validation"])
-    test = load_recordings([data["test"]])
-    raw, calibrated = score(model, test).astype(float), score(finished, test).astype(float)
+    finished = finish(model, [data["validation"]])
+    test = ClipFile(data["test"])
+    raw, calibrated = score(model, [test]).astype(float), score(finished, [test]).astype(float)
     trained = slice(0, 5)
-    target = test.target[:, trained]
+    target = targets_of(test)[:, trained]
     assert log_loss(target, calibrated[:, trained]) < 0.8 * log_loss(target, raw[:, trained])
     errors = [calibration_error(target, 1 / (1 + np.exp(-logits[:, trained]))) for logits in (raw, calibrated)]
     assert errors[1] < 0.5 * errors[0]
@@ -90,7 +93,7 @@ def test_scores_mean_more_on_recordings_it_was_not_fitted_on(model: AudioTagger,
 
 
 def test_classes_without_training_data_are_silent(model: AudioTagger, data: dict[str, Path]) -> None:
-    finished = finish(model, data["validation"])
+    finished = finish(model, [data["validation"]])
     assert finished.metadata["masked"] == ["f"]
     assert finished.metadata["note"] == "kept"
     loud = torch.randn(4, 1, 128, 200, generator=torch.Generator().manual_seed(0)) * 5
@@ -105,27 +108,66 @@ def test_fitted_to_the_scores_of_another(model: AudioTagger, data: dict[str, Pat
     with torch.no_grad():
         judge.classifier.weight.div_(2)
         judge.classifier.bias.div_(2)
-    own, judged = finish(model, data["validation"]), finish(model, data["validation"], (), judge)
+    own, judged = finish(model, [data["validation"]]), finish(model, [data["validation"]], (), judge)
     temperature = own.metadata["calibration"]["temperature"]
     assert judged.metadata["calibration"]["temperature"] == pytest.approx(temperature / 2, rel=1e-4)
     torch.testing.assert_close(judged.classifier.weight, own.classifier.weight * 2, rtol=1e-4, atol=1e-6)
-    judge.metadata = {"train_label_counts": [9, 9, 9, 9, 0, 0]}
+    judge.metadata = {"train_class_clips": [9, 9, 9, 9, 4, 0], "train_class_sources": [3, 3, 3, 3, 3, 0]}
     with torch.no_grad():
         judge.classifier.bias[4] = 30.0  # nobody asks
-    unlearned = finish(model, data["validation"], (), judge)
+    unlearned = finish(model, [data["validation"]], (), judge)
     assert unlearned.metadata["masked"] == ["f"]
     biases = unlearned.classifier.bias - model.classifier.bias / unlearned.metadata["calibration"]["temperature"]
     assert biases[:4].min() < biases[4] < biases[:4].max()
 
 
+@pytest.mark.parametrize(
+    ("clips", "sources", "masked"),
+    [
+        ([5] * 6, [3] * 6, []),
+        ([5, 4, 5, 5, 5, 5], [3, 3, 3, 3, 3, 3], ["b"]),
+        ([5, 900, 5, 5, 5, 5], [3, 2, 3, 3, 3, 3], ["b"]),
+        ([0, 5, 5, 5, 5, 4], [0, 5, 5, 5, 5, 4], ["a", "f"]),
+    ],
+)
+def test_five_clips_of_three_sources_let_a_class_fire(
+    clips: list[int], sources: list[int], masked: list[str], model: AudioTagger, data: dict[str, Path]
+) -> None:
+    told = copy.deepcopy(model)
+    told.metadata = {"train_class_clips": clips, "train_class_sources": sources}
+    finished = finish(told, [data["validation"]])
+    assert finished.metadata["masked"] == masked
+    silent = np.isin(LABELS, masked)
+    scores = 1 / (1 + np.exp(-score(finished, [ClipFile(data["test"])]).max(axis=0)))
+    assert (scores[silent] < 1e-8).all()
+    assert (scores[~silent] > 0.01).all()
+
+
+def test_all_masked_is_an_error(model: AudioTagger, data: dict[str, Path]) -> None:
+    untrained = copy.deepcopy(model)
+    untrained.metadata = {"train_class_clips": [4] * 6, "train_class_sources": [2] * 6}
+    with pytest.raises(ValueError, match="no class has 5 training clips of 3 sources"):
+        finish(untrained, [data["validation"]])
+
+
+def test_several_files_calibrate_together(model: AudioTagger, data: dict[str, Path]) -> None:
+    """As if the clips of both lay in one file: the same logits and targets, so the same temperature."""
+    joined = finish(model, [data["validation"], data["test"]]).metadata["calibration"]
+    files = [ClipFile(data["validation"]), ClipFile(data["test"])]
+    targets, logits = np.concatenate([targets_of(file) for file in files])[:, :5], score(model, files)[:, :5]
+    assert (joined["clips"], joined["data"]) == (300, ["validation.h5", "test.h5"])
+    assert joined["temperature"] == pytest.approx(fit_calibration(targets, logits).temperature, rel=1e-9)
+    assert joined["temperature"] != finish(model, [data["validation"]]).metadata["calibration"]["temperature"]
+
+
 def test_files_tell_what_was_trained(model: AudioTagger, data: dict[str, Path]) -> None:
-    """Of the files' labels, where they are given or the checkpoint has no counts."""
-    untold = finish(model, data["validation"], [data["train"]])
+    """Of the files' clips, if files are given or the checkpoint has no counts."""
+    untold = finish(model, [data["validation"]], [data["train"]])
     assert untold.metadata["masked"] == ["f"]
-    model_without = finish(model, data["validation"])
+    model_without = finish(model, [data["validation"]])
     model_without.metadata = {}
     with pytest.raises(ValueError, match="--train-data"):
-        finish(model_without, data["validation"])
+        finish(model_without, [data["validation"]])
 
 
 def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> None:
@@ -137,15 +179,16 @@ def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> N
     run += ["--about", str(tmp_path / "about.yaml")]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "1 classes without training data masked" in done.stdout
+    assert "1 classes with fewer than 5 training clips of 3 sources masked" in done.stdout
     exported = OnnxModel(tmp_path / "tagger.onnx")
     assert exported.metadata["masked"] == ["f"]
     assert (exported.metadata["licence"], exported.metadata["scores"]) == ("MIT", {"mAP": [0.3, 0.25, 0.35]})
     assert exported.metadata["calibration"]["clips"] == 150
-    waveform = load_recordings([data["test"]]).waveforms[0][None] / np.float32(32_767)
+    test = ClipFile(data["test"])
+    waveform = test.waveform(0)[None] / np.float32(32_767)
     (scores,) = exported.run(waveform)
-    finished = finish(load_checkpoint(tmp_path / "best.ckpt"), data["validation"])
-    expected = score(finished, load_recordings([data["test"]]))[0]
+    finished = finish(load_checkpoint(tmp_path / "best.ckpt"), [data["validation"]])
+    expected = score(finished, [test])[0]
     np.testing.assert_allclose(scores[0], 1 / (1 + np.exp(-expected)), atol=1e-4)
     assert json.dumps(finished.metadata)
 
@@ -155,9 +198,9 @@ def test_other_classes_are_refused(model: AudioTagger, data: dict[str, Path], tm
         writer.append(["one"], np.zeros((1, SAMPLES), np.int16), np.ones((1, 1), bool))
         writer.finish()
     with pytest.raises(ClipFileError, match=r"other\.h5: its 1 classes are not the model's"):
-        finish(model, tmp_path / "other.h5")
-    with pytest.raises(ClipFileError, match=r"other\.h5: its classes are not the model's"):
-        finish(model, data["validation"], [tmp_path / "other.h5"])
+        finish(model, [tmp_path / "other.h5"])
+    with pytest.raises(ClipFileError, match=r"other\.h5: its 1 classes are not the model's"):
+        finish(model, [data["validation"]], [tmp_path / "other.h5"])
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,10 @@ def test_checkpoint_is_a_tagger(unbroken: Path) -> None:
     assert model.labels[0] == "dog_bark"
     assert model.metadata["val_map"] == best["val/map"]
     assert model.metadata["step"] == best["step"]
+    # without a teacher's scores and sources, clips with the label, each of a source of its own
+    counts = model.metadata["train_label_counts"]
+    assert min(counts) > 0
+    assert model.metadata["train_class_clips"] == model.metadata["train_class_sources"] == counts
     assert not list(unbroken.glob(".*unfinished"))
 
 
