@@ -36,7 +36,7 @@ from audioset_dcls.models.download import download, sha256_of
 from audioset_dcls.models.published import convert_published, is_published, published_config
 from audioset_dcls.models.trunks import NUM_CLASSES, AudioTagger, check_config, create_model, reparameterize
 from preprocessing import checks
-from preprocessing.files import atomic_write
+from preprocessing.files import atomic_write, lock
 from preprocessing.terminal import first_line, printable
 
 _HEADER = "audioset_dcls"
@@ -241,12 +241,11 @@ def _cached(url: str, name: str, sha256: str | None) -> Path:
 
     Processes started together, as on several GPUs, wait for the one that downloads.
     """
-    from filelock import FileLock
-
     target = cache_folder() / name
     recorded = target.with_name(f"{name}.sha256")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with target.with_name(f"{target.name}.lock").open("ab") as file:
+        lock(file, wait=True)
         expected = sha256 or (recorded.read_text().strip() if recorded.exists() else None)
         if target.exists():
             if expected is None or sha256_of(target) == expected:

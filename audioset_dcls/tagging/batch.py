@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -22,9 +22,11 @@ from audioset_dcls.tagging.recordings import STDIN, Found, Recording, flat_names
 from audioset_dcls.tagging.tagger import Failure, OneChannel, Options, Result, Tagger
 from audioset_dcls.tagging.writers import FORMATS, TEXT_FORMATS, Record, clock, record_of, suffix_of, write_file
 from preprocessing.audio import AudioError, channel_count, iter_audio
-from preprocessing.decoder_process import DecoderPool, declared_seconds
 from preprocessing.files import atomic_write
 from preprocessing.terminal import show
+
+if TYPE_CHECKING:
+    from preprocessing.decoder_process import DecoderPool
 
 EACH = "each"  # of the channels
 COMBINED = "tags"  # the combined files' name: tags.csv, tags.json, ...
@@ -212,7 +214,7 @@ class _Run:
         self._stdin = _read_stdin() if any(recording.path == STDIN for recording in self.recordings) else None
         self._decode = decoders.iter_audio if decoders else iter_audio
         self._channel_count = decoders.channel_count if decoders else channel_count
-        self._seconds_of = decoders.seconds if decoders else declared_seconds
+        self._decoders = decoders
         self._states: dict[str, list[int] | None] = {}  # of the recordings that are being decoded
         self._flat_names = flat_names(self.recordings) if outputs.plot and outputs.folder is None else {}
 
@@ -358,8 +360,10 @@ class _Run:
         if self._quiet or not self._stderr.isatty():
             return nullcontext(None)
         from audioset_dcls.tagging.progress import Bar
+        from preprocessing.decoder_process import declared_seconds
 
-        return Bar([recording.path for recording in recordings], self._seconds_of)
+        seconds_of = self._decoders.seconds if self._decoders else declared_seconds
+        return Bar([recording.path for recording in recordings], seconds_of)
 
 
 def _channel_name(name: str, channel: int) -> str:

@@ -8,14 +8,17 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from audioset_dcls.tagging.model import EMBEDDED, ModelError, embedded_tagger
 from preprocessing.terminal import show
+
+if TYPE_CHECKING:
+    from preprocessing.decoder_process import DecoderPool
 
 USAGE = 2
 _INTERRUPTED = 128
@@ -72,8 +75,6 @@ def tag(
         from audioset_dcls.tagging.recordings import find_recordings
         from audioset_dcls.tagging.tagger import Options, Tagger
         from preprocessing.audio import MIX, to_channel
-        from preprocessing.cores import usable_cores
-        from preprocessing.decoder_process import DecoderPool
 
         try:
             outputs = Outputs(tuple(format.split(",")), output, separate, timeline, embeddings, plot)
@@ -84,10 +85,7 @@ def tag(
         except ValueError as error:  # UsageError is one
             _stop(USAGE, str(error))
         found = find_recordings(inputs)
-        # one recording is decoded in this process, which starts sooner: there is no other one to lose
-        several = len(found.recordings) > 1
-        # the children load their libraries while this process opens the model
-        with DecoderPool(min(jobs or usable_cores(), len(found.recordings))) if several else nullcontext() as decoders:
+        with _decoders(len(found.recordings), jobs) as decoders:
             try:
                 tagger = Tagger(model, device, jobs)
                 options = options.of(tagger)
@@ -223,6 +221,19 @@ def model_names() -> list[str]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
+
+
+def _decoders(recordings: int, jobs: int | None) -> AbstractContextManager[DecoderPool | None]:
+    """Processes that decode, which load their libraries while this one opens the model.
+
+    None for a single recording: this process decodes it sooner, and there is no other one to lose.
+    """
+    if recordings < 2:
+        return nullcontext()
+    from preprocessing.cores import usable_cores
+    from preprocessing.decoder_process import DecoderPool
+
+    return DecoderPool(min(jobs or usable_cores(), recordings))
 
 
 def _keep_stdout_for_results() -> None:
