@@ -17,10 +17,11 @@ from typing import IO, Any
 import numpy as np
 
 from preprocessing.constants import SAMPLE_RATE
-from preprocessing.decoding import ffmpeg, libsndfile, mp3, ogg, riff
-from preprocessing.decoding.ogg import Ranges
-from preprocessing.decoding.sources import Source, open_source, printable
+from preprocessing.decoding import chain, ffmpeg, libsndfile, mp3, ogg, riff
+from preprocessing.decoding.ranges import Ranges
+from preprocessing.decoding.sources import Source, open_source
 from preprocessing.decoding.spans import AudioError, Findings, Note, Span, Waveform, place
+from preprocessing.terminal import printable
 
 __all__ = ["MIX", "SAMPLE_RATE", "AudioError", "Note", "channel_count", "iter_audio", "read_audio", "to_channel"]
 
@@ -234,7 +235,7 @@ def _libsndfile_decoder(name: str, file: IO[bytes]) -> tuple[IO[bytes], _Decoder
         decoder = None
     elif head == b"OggS":
         links = ogg.read_links(file)
-        decoder = None if links is None else partial(libsndfile.decode_ogg, file, links)
+        decoder = None if links is None else partial(chain.decode, file, links)
     elif head == b"RIFF" and (samples := riff.find_samples(file)) is not None:
         decoder = partial(libsndfile.decode_wav, file, samples)
     file.seek(0)
@@ -256,7 +257,7 @@ class _Mixer:
         self.count = channels = samples.shape[1]
         if self._channel is not None:
             if self._channel > channels:
-                raise AudioError(f"{self._name}: has {channels} channels, so there is no channel {self._channel}")
+                raise AudioError(f"{self._name}: has no channel {self._channel}, its last one is {channels}")
             return np.ascontiguousarray(samples[:, self._channel - 1])
         if channels == 1:
             return samples[:, 0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
 
 from preprocessing.decoding import mp3
-from preprocessing.decoding.spans import GAP, AudioError, Findings, Span, Waveform, scale
+from preprocessing.decoding.spans import GAP, AudioError, Findings, Mix, Span, scale
 
 _FIFO_SAMPLES = 2**16  # per channel: ffmpeg's frames of some 20 ms are gathered to blocks of this size
 _FROM_ZERO = ("mov,mp4", "matroska", "ogg", "avi")  # formats whose clock begins at zero, not at the first packet
@@ -17,8 +17,6 @@ _LATE = 60.0  # s: a stream without a declared end whose clock begins later was 
 _LONGEST = 1e7  # s: larger durations are damage
 _HELD_FRAMES = 64  # without a time stamp, until one comes
 _AUDIBLE = 1e-4  # of full scale: -80 dB
-
-Mix = Callable[[np.ndarray], Waveform]
 
 
 def decode(name: str, file: IO[bytes], mix: Mix, findings: Findings) -> Iterator[Span]:
@@ -38,6 +36,8 @@ def decode(name: str, file: IO[bytes], mix: Mix, findings: Findings) -> Iterator
         if not count:
             raise AudioError(f"{name}: has no audio stream; give a file with sound")
         stream = container.streams.audio[track]
+        if stream.codec_context.name == "flac":
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}  # or damage is a burst of noise
         reader = _Reader(container, stream, findings, states_frames)
         fifo, holds, rate = av.AudioFifo(), ("", "", 0), 0
         start: float | None = None

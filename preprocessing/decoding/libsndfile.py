@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
 
-from preprocessing.decoding.ogg import Links, Ranges
+from preprocessing.decoding.ranges import Ranges
 from preprocessing.decoding.riff import WavSamples
-from preprocessing.decoding.spans import AudioError, Findings, Span, Waveform
+from preprocessing.decoding.spans import Findings, Mix, Span
 
 BLOCK_SAMPLES = 2**19  # decoded at once, over all channels: 16 s of mono at 32 kHz, 2 MB
-_LATE = 60.0  # s: an Ogg stream whose count begins later was cut out of an endless one; its own time zero is unknown
-
-Mix = Callable[[np.ndarray], Waveform]
 
 
 def decode(file: IO[bytes], mix: Mix, findings: Findings) -> Iterator[Span]:
@@ -37,45 +34,10 @@ def decode_wav(file: IO[bytes], samples: WavSamples, mix: Mix, findings: Finding
         with _open(file) as sound:
             yield from _spans(sound, mix)
         return
-    data: IO[bytes] = Ranges(file, [(samples.offset, samples.offset + samples.size)])  # type: ignore[assignment]
-    if isinstance(file, io.FileIO):
-        file.seek(samples.offset)  # which libsndfile takes for the file's begin
-        data = file
+    data: Any = Ranges(file, [(samples.offset, samples.offset + samples.size)])
     layout = {"samplerate": samples.rate, "channels": samples.channels, "subtype": samples.subtype}
     with _open(data, format="RAW", endian="LITTLE", **layout) as sound:
         yield from _spans(sound, mix, samples.size // samples.frame)
-
-
-def decode_ogg(file: IO[bytes], ogg: Links, mix: Mix, findings: Findings) -> Iterator[Span]:
-    """Every link and every run at its place."""
-    if ogg.lost:
-        findings.say("streams in it without a readable header are left out", misplaced=True)
-    if not ogg.complete:
-        findings.say("it has no end mark, so its end may be missing")
-    whole = len(ogg.links) == 1 and len(ogg.links[0].runs) == 1
-    begin = 0.0
-    for link in ogg.links:
-        first = link.runs[0].start
-        if first > _LATE:
-            findings.say(f"its own clock begins at {first:.0f} s; times are counted from its first sound")
-            begin -= first
-        for run in link.runs:
-            pages: Any = file if whole else Ranges(file, [link.header, (run.begin, run.end)])
-            pages.seek(0)
-            start: float | None = begin + run.start
-            try:
-                with _open(pages) as sound:
-                    for span in _spans(sound, mix):
-                        yield span._replace(start=start)
-                        start = None
-            except AudioError:
-                raise
-            except Exception:
-                if whole:
-                    raise
-                findings.damaged += 1
-        begin += link.seconds
-    findings.declared = begin
 
 
 def _open(file: IO[bytes], **layout: Any) -> Any:

@@ -26,7 +26,7 @@ class WavSamples(NamedTuple):
     """Where a WAV file's samples are, and how to read them.
 
     offset, size: bytes in the file. declared: bytes that the header says, beyond the file's end if that was cut off,
-        or None if it does not say. wrapped: whether the header's size is too small by a multiple of 4 GiB.
+        or None if it does not say. wrapped: whether the size has more than the header's 32 bits.
     subtype: libsndfile's name of the encoding, or None for one that has no frames of fixed size.
     """
 
@@ -76,6 +76,7 @@ def _samples(layout: bytes, offset: int, size: int, end: int) -> WavSamples:
     wrapped = wraps > 0 and (present - size) % _WRAP < _BEHIND
     if wrapped:
         declared = size + wraps * _WRAP
+    wrapped = wrapped or (declared is None and present >= _WRAP)
     return WavSamples(
         offset,
         present if declared is None else min(declared, present),

@@ -9,6 +9,7 @@ import tempfile
 from typing import IO, TypeAlias
 
 from preprocessing.decoding.spans import AudioError
+from preprocessing.terminal import printable
 
 Source: TypeAlias = str | os.PathLike[str] | IO[bytes] | bytes | bytearray | memoryview
 
@@ -66,12 +67,6 @@ def open_source(source: Source) -> tuple[str, Memory | File]:
         raise AudioError(f'{name}: gives text instead of bytes; open it in binary mode ("rb")') from error
     except (OSError, ValueError, EOFError) as error:  # among them: closed file, broken gzip, text that is not UTF-8
         raise AudioError(f"{name}: cannot be read ({printable(error)}); open it again in binary mode") from error
-
-
-def printable(name: object) -> str:
-    """A name that fits on one line of any terminal."""
-    text = str(name)
-    return text if text.isprintable() else ascii(text)
 
 
 def _open_path(path: str | os.PathLike[str]) -> tuple[str, Memory | File]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 Waveform: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Mix: TypeAlias = Callable[[np.ndarray], Waveform]  # (samples, channels) -> (samples,)
 
 GAP = 0.05  # s: a smaller difference between time stamps and counted samples is rounding or jitter of the writer
 JUMP_BACK = 0.5  # s: time stamps that go back by more start a new count
@@ -133,7 +134,7 @@ class _Clock:
         missing = 0.0 if declared is None else declared - self.position - self._shift
         if findings.gaps:
             total = sum(length for _, length in findings.gaps)
-            places = f"{len(findings.gaps)} places, first " if len(findings.gaps) > 1 else ""
+            places = f"in {len(findings.gaps)} places, the first " if len(findings.gaps) > 1 else ""
             findings.say(f"{total:.1f} s are missing {places}at {_clock(findings.gaps[0][0])}; they count as silence")
         if missing > SHORT:
             findings.say(f"{self.position:.1f} s of the declared {declared:.1f} s can be decoded")
