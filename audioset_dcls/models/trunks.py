@@ -151,7 +151,8 @@ def create_model(
     position_std: how far, in cells, positions start from the kernel's centre.
     trunk_options: go to `timm.create_model`: `drop_rate` for dropout before the classifier; other sizes, `depths` and
         `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT (four each); `ls_init_value`,
-        `conv_mlp`, `norm_layer` and `act_layer` of a ConvNeXt. No others, so that a checkpoint's config can never do more than name sizes.
+        `conv_mlp`, `norm_layer` and `act_layer` of a ConvNeXt. No others, so that a checkpoint can do no more than name
+        sizes.
 
     Raises ValueError for a name without a known stem, an option that is unknown or out of bounds (see
     `check_config`), or dcls=True on a trunk without 7 x 7 depthwise convolutions, and RuntimeError if timm has no
