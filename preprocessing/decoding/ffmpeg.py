@@ -36,6 +36,8 @@ def decode(name: str, file: IO[bytes], mix: Mix, findings: Findings) -> Iterator
         if not count:
             raise AudioError(f"{name}: has no audio stream; give a file with sound")
         stream = container.streams.audio[track]
+        if stream.codec_context is None:
+            raise AudioError(f"{name}: its sound is in a format that ffmpeg does not know; convert it to WAV or FLAC")
         if stream.codec_context.name == "flac":
             stream.codec_context.options = {"err_detect": "crccheck+explode"}  # or damage is a burst of noise
         reader = _Reader(container, stream, findings, states_frames)

@@ -17,11 +17,14 @@ import pytest
 import soundfile
 
 from audioset_dcls.tagging.journal import NAME
+from preprocessing.audio import read_audio
 from tests.processes import line_count, wait_until
 from tests.tagging.conftest import COMMAND, RECORDINGS, environment, first_labels, write_tones
 
 Here = Callable[..., tuple[int, str, str]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+SUFFIXES_OF_ITS_OWN = (".audacity.txt", ".npy", ".png")
 
 
 no_memory_file = pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has it")
@@ -427,3 +430,71 @@ def test_timeline(tmp_path: Path, tag_here: Here) -> None:
 def test_nothing_is_left_on_the_way(folder: Path, tmp_path: Path, tag_here: Here) -> None:
     tag_here(folder, "-o", tmp_path / "out", "--format", "csv,parquet,audacity", "--plot", "--embeddings")
     assert not [name for name in written(tmp_path / "out") if "unfinished" in name or Path(name).name.startswith(".")]
+
+
+def damaged_mp3(path: Path, at: float) -> None:
+    """Bytes are missing: the header says how long it was, but not where. Damage at the very end moves nothing."""
+    content = (RECORDINGS / "air_raid_siren.mp3").read_bytes()
+    begin = int(len(content) * at)
+    path.write_bytes(content[:begin] + content[begin + 5000 :])
+
+
+def test_what_is_noted_of_a_recording(tmp_path: Path, tag_here: Here) -> None:
+    """One line, the recording is tagged, and the exit status is 1 only if times in it are wrong."""
+    content = (RECORDINGS / "helicopter.ogg").read_bytes()
+    (tmp_path / "cut.ogg").write_bytes(content[: len(content) // 2])
+    damaged_mp3(tmp_path / "moved.mp3", 0.5)
+    for name, expected, word in (("cut.ogg", 0, "no end mark"), ("moved.mp3", 1, "may be too early")):
+        for options in ([], ["-o", tmp_path / f"out of {name}"]):
+            status, _, err = tag_here(tmp_path / name, "--format", "json", *options)
+            (line,) = err.splitlines()
+            assert line.startswith(f"dcls-tag: {tmp_path / name}: ")
+            assert word in line
+            assert status == expected
+        assert [record["file"] for record in json.loads((tmp_path / f"out of {name}" / "tags.json").read_text())]
+        assert not (tmp_path / f"out of {name}" / NAME).exists()  # there is nothing to try again
+    assert tag_here(tmp_path / "cut.ogg", "--quiet")[2] == ""
+    assert "too early" in tag_here(tmp_path / "moved.mp3", "--quiet")[2]
+
+
+def two_channels(path: Path) -> None:
+    left, right = (read_audio(RECORDINGS / name)[: 2 * 32_000] for name in ("cow.ogg", "rooster.ogg"))
+    length = min(len(left), len(right))
+    soundfile.write(path, np.stack([left[:length], right[:length]], 1), 32_000, "FLOAT", format="WAV")
+
+
+def test_channels(tmp_path: Path, tag_here: Here) -> None:
+    """One of them, or each as a recording of its own with files of its own; another channel is another run."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    two_channels(folder / "two.wav")
+    write_tones(folder, ["mono.wav"])
+    arguments = (folder, "-o", tmp_path / "out", "--format", "json,audacity", "--plot", "--embeddings", "--top", "1")
+    status, _, err = tag_here(*arguments, "--channel", "each", "--threshold", "0.01")
+    assert status == 0, err
+    records = {record["file"]: record for record in json.loads((tmp_path / "out" / "tags.json").read_text())}
+    assert list(records) == [str(folder / name) for name in ("mono.wav#1", "two.wav#1", "two.wav#2")]
+    own = {f"{name}{suffix}" for name in ("mono.wav#1", "two.wav#1", "two.wav#2") for suffix in SUFFIXES_OF_ITS_OWN}
+    assert written(tmp_path / "out") == {"tags.json"} | own
+    for channel in ("1", "2"):
+        assert tag_here(*arguments, "--channel", channel, "--threshold", "0.01")[0] == (1 if channel == "2" else 0)
+        (alone,) = (r for r in json.loads((tmp_path / "out" / "tags.json").read_text()) if "two" in r["file"])
+        assert alone["tags"] == records[f"{folder / 'two.wav'}#{channel}"]["tags"]
+
+
+def test_each_channel_of_stdin(tmp_path: Path, dcls_tag: Command) -> None:
+    two_channels(tmp_path / "two.wav")
+    content = (tmp_path / "two.wav").read_bytes()
+    done = dcls_tag("-", "--channel", "each", "--format", "json", text=False, input=content)
+    assert done.returncode == 0, done.stderr
+    assert [record["file"] for record in json.loads(done.stdout)] == ["-#1", "-#2"]
+
+
+def test_each_channel_of_what_cannot_be_read(folder: Path, tag_here: Here) -> None:
+    (folder / "a.wav").write_bytes(b"broken")
+    status, out, err = tag_here(folder, "--channel", "each", "--format", "jsonl")
+    assert status == 1
+    assert [json.loads(line)["file"] for line in out.splitlines()] == [
+        f"{folder / name}#1" for name in ("b.wav", "c/a.wav")
+    ]
+    assert sum("a.wav: is no audio" in line for line in err.splitlines()) == 1

@@ -31,6 +31,7 @@ Here = Callable[..., tuple[int, str, str]]
         (["x.wav", "--top", "0"], "top must be"),
         (["x.wav", "--top", "many"], "invalid int"),
         (["x.wav", "--jobs", "0"], "jobs must be"),
+        (["x.wav", "--channel", "middle"], "channel must be mix, left, right or a number"),
         (["x.wav", "--device", "tpu"], "invalid choice"),
         (["x.wav", "--device", "cuda"], "no CUDA"),
         (["x.wav", "--labels", "missing.txt"], "missing.txt"),
@@ -79,6 +80,7 @@ def test_help_shows_every_option_and_default(
         "labels",
         "embeddings",
         "jobs",
+        "channel",
     ):
         assert f"--{option}" in text
     for option in ("device", "resume", "plot", "list-models", "quiet", "separate"):

@@ -166,14 +166,87 @@ def test_labels_restrict_the_result(tagger: Tagger) -> None:
     ("waveform", "message"),
     [
         (np.zeros(0, np.float32), "no samples"),
-        (np.zeros((2, 32_000), np.float32), r"shape \(2, 32000\)"),
-        (np.zeros(32_000, np.int16), "int16"),
+        (np.zeros((2, 32_000), np.float32), r"\(samples,\), not \(2, 32000\)"),
+        (np.zeros(32_000, np.int64), "int64"),
+        (np.zeros(32_000, bool), "bool"),
+        (np.zeros(32_000, complex), "complex"),
         (np.full(32_000, np.nan, np.float32), "NaN"),
+        (np.full(32_000, -20_000.0), "20000|2e.04 times full scale"),
+        (np.full(32_000, 1e20), "1e.20 times full scale"),
+        (np.full(32_000, 1e300), "NaN or infinite"),
     ],
 )
 def test_waveforms_that_are_none(waveform: np.ndarray, message: str, tagger: Tagger) -> None:
     with pytest.raises(AudioError, match=message):
         tagger(waveform)
+    (failure,) = tagger.tag_all([waveform])
+    assert isinstance(failure, Failure)
+    assert failure.message.startswith("<waveform>: ")
+
+
+def test_rates_of_waveforms(tagger: Tagger) -> None:
+    """As from a file at that rate; without a rate they are at 32 kHz."""
+    sound = read_audio(ROOSTER)
+    expected = tagger(sound)
+    for rate in (8_000, 44_100, 96_000):
+        result = tagger(soxr.resample(sound, 32_000, rate), sample_rate=rate)
+        assert result.duration == pytest.approx(expected.duration, abs=1e-3)
+        assert result.top(1)[0][0] == expected.top(1)[0][0]
+    assert np.array_equal(tagger(sound, sample_rate=32_000).scores, expected.scores)
+    assert tagger(sound, 16_000).duration == pytest.approx(2 * expected.duration)
+    for rate in (0, 999, 10**6):
+        with pytest.raises(AudioError, match=f"the waveform: has a rate of {rate} Hz"):
+            tagger(sound, sample_rate=rate)
+    with pytest.raises(ValueError, match="a file has its own"):
+        tagger(ROOSTER, sample_rate=32_000)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int16, np.int32, np.int8, np.uint8])
+def test_types_of_waveforms(dtype: type, tagger: Tagger, tmp_path: Path) -> None:
+    """Integers as in a file of that type; other floats within their accuracy."""
+    sound = read_audio(ROOSTER)
+    if np.issubdtype(dtype, np.floating):
+        expected, array = sound, sound.astype(dtype)
+    else:
+        limit = 2.0 ** (8 * np.dtype(dtype).itemsize - 1)
+        array = np.clip(np.rint(sound.astype(np.float64) * limit), -limit, limit - 1)
+        expected = (array / limit).astype(np.float32)
+        array = (array + (128 if dtype is np.uint8 else 0)).astype(dtype)
+    np.testing.assert_allclose(tagger(array).scores, tagger(expected).scores, rtol=0, atol=2e-2)
+    if dtype is np.int16:
+        soundfile.write(tmp_path / "same.wav", array, 32_000)
+        assert np.array_equal(tagger(array).scores, tagger(tmp_path / "same.wav").scores)
+
+
+def test_tensors(tagger: Tagger) -> None:
+    """As arrays, whatever graph they are part of; one row or column is a waveform, too."""
+    import torch
+
+    sound = torch.from_numpy(read_audio(ROOSTER))
+    expected = tagger(sound.numpy()).scores
+    for tensor in (sound, sound.clone().requires_grad_() * 1, sound[None], sound[:, None], sound.double()):
+        assert np.array_equal(tagger(tensor).scores, expected)
+    assert tagger(sound.bfloat16()).top(1)[0][0] == tagger.labels[expected.argmax()]
+    assert np.array_equal(tagger((sound * 32_767).short()).scores, tagger((sound * 32_767).short().numpy()).scores)
+
+
+def test_one_channel_of_a_file(tagger: Tagger, tmp_path: Path) -> None:
+    left, right = (read_audio(RECORDINGS / name)[:32_000] for name in ("rooster.ogg", "helicopter.ogg"))
+    soundfile.write(tmp_path / "two.wav", np.stack([left, right], 1), 32_000, "FLOAT")
+    for channel, sound in (("left", left), (2, right), ("mix", (left + right) / 2)):
+        np.testing.assert_allclose(
+            tagger(tmp_path / "two.wav", channel=channel).scores, tagger(sound).scores, atol=1e-6
+        )
+    with pytest.raises(AudioError, match="has no channel 3"):
+        tagger(tmp_path / "two.wav", channel=3)
+
+
+def test_what_is_noted_of_a_file(tagger: Tagger) -> None:
+    content = ROOSTER.read_bytes()
+    assert tagger(content).note is None
+    note = tagger(content[: len(content) * 2 // 3]).note
+    assert note is not None
+    assert "no end mark" in note.text
 
 
 def test_a_missing_file_is_one_error(tagger: Tagger) -> None:
@@ -192,6 +265,8 @@ def test_a_missing_file_is_one_error(tagger: Tagger) -> None:
         {"threshold": 0},
         {"threshold": 1.5},
         {"top": 0},
+        {"channel": "middle"},
+        {"channel": 0},
     ],
 )
 def test_options_out_of_range(options: dict[str, float]) -> None:
