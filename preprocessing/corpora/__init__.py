@@ -1,0 +1,1 @@
+"""Collections of sounds -> HDF5 files of clips."""
