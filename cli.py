@@ -282,9 +282,10 @@ def prepare() -> None:
     open_sounds = _kind(
         kinds,
         "open-sounds",
-        "a labelled corpus out of Debian packages, which the embedded tagger was trained on",
-        "Makes train, validation and test files, scenes of the test sounds, and a synthetic part where fluidsynth, "
-        "espeak-ng and flite are installed.",
+        "real sounds with free licences, which the embedded tagger is trained on",
+        "Recordings in Debian packages and in public git repositories, split by source into train, validation and test "
+        "files; unlabelled recordings; synthetic sounds if fluidsynth, espeak-ng and flite are installed. The lists "
+        "are in a checkout, not in the wheel.",
     )
     open_sounds.add_argument("output", type=Path, metavar="FOLDER", help="where the HDF5 files go")
     open_sounds.add_argument(
@@ -293,7 +294,19 @@ def prepare() -> None:
         metavar="FOLDER",
         help="take packages from here (.deb files or unpacked), the others from apt",
     )
-    open_sounds.add_argument("--core", action="store_true", help="2.3 GB to download instead of 9.1, 2,549 recordings")
+    open_sounds.add_argument(
+        "--tars",
+        type=Path,
+        metavar="FOLDER",
+        help="take the repositories' recordings from the tars in this folder, not by git",
+    )
+    open_sounds.add_argument(
+        "--repositories",
+        default="https://github.com",
+        metavar="URL",
+        help="git fetches from URL/OWNER/NAME (default: https://github.com)",
+    )
+    open_sounds.add_argument("--core", action="store_true", help="packages of 2.3 GB in place of all 9.1")
     audioset.set_defaults(make=_prepare_audioset)
     folder.set_defaults(make=_prepare_folder)
     open_sounds.set_defaults(make=_prepare_open_sounds)
@@ -303,8 +316,8 @@ def prepare() -> None:
         parser.error("--workers must be at least 1")
     import sys
 
+    from preprocessing.corpora.open_sounds.lists import OpenSoundsError
     from preprocessing.hdf5 import ClipFileError
-    from preprocessing.open_sounds import OpenSoundsError
     from preprocessing.terminal import printable, show
 
     make = arguments.pop("make")
@@ -349,11 +362,11 @@ def _prepare(collection: Any, output: Path, workers: int | None, compress: bool)
         show(f"dcls-prepare: {warning}", sys.stderr)
 
 
-def _prepare_open_sounds(output: Path, packages: Path | None, core: bool) -> None:
-    from preprocessing.open_sounds import prepare_open_sounds
+def _prepare_open_sounds(output: Path, packages: Path | None, tars: Path | None, repositories: str, core: bool) -> None:
+    from preprocessing.corpora.open_sounds import prepare_open_sounds
     from preprocessing.terminal import show
 
-    made = prepare_open_sounds(output, packages, core=core)
+    made = prepare_open_sounds(output, packages, tars, core=core, repositories_url=repositories)
     for name, count in made.clips.items():
         show(f"{output / name}.h5: {count} clips")
     for line in made.left_out:

@@ -60,6 +60,12 @@ def no_links(path: str, flags: int) -> int:
     return os.open(path, flags | _NO_LINKS, 0o666)
 
 
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _temporary_name(name: str) -> str:
     """A hidden name that is no longer than `name` may be."""
     if len(name.encode(errors="surrogateescape")) <= 200:

@@ -56,7 +56,8 @@ HOSTS = {
     "arxiv.org",  # the papers
     "doi.org",
     "git-lfs.github.com",  # the first line of every Git LFS pointer
-    "github.com",  # reference implementations
+    "github.com",  # reference implementations; the repositories of open sounds
+    "freesound.org",  # licences of open sounds quote where sounds came from
     "creativecommons.org",  # licences
     "research.google.com",  # AudioSet
     "www.w3.org",  # the namespace of SVG

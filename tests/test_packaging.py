@@ -63,13 +63,18 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(scheme["scripts"])
 
 
-def run(installed: Path, folder: Path, name: str, *arguments: str | Path) -> str:
-    """Standard output of an installed command, started in `folder`."""
+def start(installed: Path, folder: Path, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """An installed command that was started in `folder` and has ended."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"XDG_CACHE_HOME": str(folder / "cache")}
     command = [str(installed / name), *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def run(installed: Path, folder: Path, name: str, *arguments: str | Path) -> str:
+    """Standard output of an installed command that succeeds."""
+    done = start(installed, folder, name, *arguments)
+    assert done.returncode == 0, f"{done.args}: {done.stderr}"
     return done.stdout
 
 
@@ -113,15 +118,29 @@ def test_installed_it_is_whole(installed: Path, tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "folders = [Path(m.__file__).parent for m in (audioset_dcls, cli, preprocessing)]\n"
         "folders += [data_folder('configs'), data_folder('checkpoints')]\n"
-        "lists = Path(preprocessing.__file__).parent / 'data' / 'open_sounds'\n"
-        "print(*folders, len(labels()), len(list(lists.glob('*.csv'))), sep='\\n')"
+        "print(*folders, len(labels()), sep='\\n')"
     )
-    *folders, classes, lists = run(installed, tmp_path, "python", "-c", code).splitlines()
+    *folders, classes = run(installed, tmp_path, "python", "-c", code).splitlines()
     assert all(Path(folder).is_relative_to(installed.parent) for folder in folders), folders
-    assert (classes, lists) == ("527", "3")
+    assert classes == "527"
     assert "convnext_dcls" in run(installed, tmp_path, "dcls-tag", "--list-models")
     composed = run(installed, tmp_path, "dcls-train", "experiment=convnext_tiny_dcls", "--cfg", "job")
     assert "name: convnext_tiny" in composed
+
+
+def test_the_lists_of_open_sounds_are_in_a_checkout_alone(
+    sdist: Path, wheel: Path, installed: Path, tmp_path: Path
+) -> None:
+    lists = "preprocessing/corpora/open_sounds/data/"
+    assert not [name for name in contents(wheel) if name.startswith(lists)]
+    with tarfile.open(sdist) as archive:
+        assert any(f"/{lists}recordings.csv" in name for name in archive.getnames())
+    done = start(installed, tmp_path, "dcls-prepare", "open-sounds", "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith("dcls-prepare: ")
+    assert done.stderr.endswith("the lists of open sounds are not in the wheel, run dcls-prepare in a checkout\n")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_embedded_tagger_hears(installed: Path, tmp_path: Path) -> None:

@@ -32,11 +32,11 @@ from torch import Tensor
 
 from audioset_dcls.dcls import dcls_layers, fold
 from audioset_dcls.folders import cache_folder, data_folder
-from audioset_dcls.models.download import download, sha256_of
+from audioset_dcls.models.download import download
 from audioset_dcls.models.published import convert_published, is_published, published_config
 from audioset_dcls.models.trunks import NUM_CLASSES, AudioTagger, check_config, create_model, reparameterize
 from preprocessing import checks
-from preprocessing.files import atomic_write, lock
+from preprocessing.files import atomic_write, lock, sha256_of
 from preprocessing.terminal import first_line, printable
 
 _HEADER = "audioset_dcls"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import sys
 import time
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from preprocessing.files import atomic_write, no_links
+from preprocessing.files import atomic_write, no_links, sha256_of
 from preprocessing.terminal import printable
 
 _CHUNK = 1 << 20  # bytes
@@ -27,12 +26,6 @@ _PAUSE = 1.0  # seconds before connecting again
 
 class DownloadError(OSError):
     """A file could not be fetched, or is not the file it should be; the message says what to do."""
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(url: str, target: Path, sha256: str | None = None) -> None:

@@ -2,8 +2,8 @@
 
     python scripts/open_sounds/build_lists.py CORPUS WORK
 
-Writes repositories.tsv, repository_recordings.csv, unlabelled.csv and their scores, WORK/excluded_train_names.txt (train
-recordings of packages that match), and prints what fell out and why.
+Writes repositories.tsv, repository_recordings.csv, unlabelled.csv and their scores, takes what matches out of
+recordings.csv (WORK/excluded_train_names.txt: those of train), and prints what fell out and why.
 """
 
 import csv
@@ -67,22 +67,42 @@ def write_repositories(corpus: Path, work: Path, pieces: list[Piece], gone: set[
         rows = list(csv.DictReader(file))
     digests = (work / "repositories_sha256.txt").read_text().split()
     columns = "repository path start end labels kind confirmed member member_sha256 sha256"
+    taken = ["repo", "path", "start", "end", "labels", "kind", "confirmed", "member"]
+    sources = source_digests(work)
     table = [
-        [*(rows[piece.row][name] for name in "repo path start end labels kind confirmed member".split()), digests[piece.row], ""]
+        [
+            *(rows[piece.row][name] for name in taken),
+            digests[piece.row],
+            sources.get((piece.source, piece.path), ""),
+        ]
         for piece in kept
     ]
     write_table(DATA / "repository_recordings.csv", columns.split(), table)
     scores = np.load(corpus / "teacher_scores.npz")["real"][[piece.row for piece in kept]]
     np.savez_compressed(DATA / "repository_scores.npz", repositories=encode(scores))
     with (corpus / "sources.tsv").open(encoding="utf-8", newline="") as file:
-        sources = {row["repo"]: row for row in csv.DictReader(file, delimiter="\t")}
+        about = {row["repo"]: row for row in csv.DictReader(file, delimiter="\t")}
     table = [
-        [repo, sources[repo]["commit"], part, sources[repo]["licence"], sources[repo]["evidence"]]
+        [repo, about[repo]["commit"], part, about[repo]["licence"], about[repo]["evidence"]]
         for repo, part in sorted({(piece.source, piece.part) for piece in kept})
     ]
     write_table(DATA / "repositories.tsv", ["repository", "commit", "split", "licence", "evidence"], table)
     fell = Counter(piece.part for piece in pieces if piece.part and key(piece) in gone)
-    print("repositories:", Counter(piece.part for piece in kept), "match", fell, "in no part", sum(not p.part for p in pieces))
+    print(
+        "repositories:",
+        Counter(piece.part for piece in kept),
+        "match",
+        fell,
+        "in no part",
+        sum(not p.part for p in pieces),
+    )
+
+
+def source_digests(work: Path) -> dict[tuple[str, str], str]:
+    """(repository, path) -> SHA-256, of what `hash_sources.py` found."""
+    file = work / "source_sha256.tsv"
+    lines = (line.split("\t") for line in file.read_text().splitlines()) if file.exists() else ()
+    return {(repository, path): digest for repository, path, digest in lines}
 
 
 def write_table(path: Path, columns: list[str], rows: list[list[str]]) -> None:
@@ -90,6 +110,19 @@ def write_table(path: Path, columns: list[str], rows: list[list[str]]) -> None:
         writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def write_packages(pieces: list[Piece], gone: set[File]) -> None:
+    """Take the train and validation recordings that match out of recordings.csv and its scores."""
+    files = {key(piece) for piece in pieces if piece.part in ("train", "validation")} & gone
+    with (DATA / "recordings.csv").open(encoding="utf-8", newline="") as file:
+        columns, *rows = csv.reader(file)
+    stay = [("recordings", row[0], row[1]) not in files for row in rows]
+    write_table(DATA / "recordings.csv", columns, [row for row, stays in zip(rows, stay, strict=True) if stays])
+    with np.load(DATA / "teacher_scores.npz") as arrays:
+        scores = dict(arrays)
+    np.savez_compressed(DATA / "teacher_scores.npz", **scores | {"recordings": scores["recordings"][stay]})
+    print("recordings of packages:", sum(stay), "match", len(stay) - sum(stay))
 
 
 # unlabelled ---------------------------------------------------------------------------------------------------------
@@ -193,8 +226,7 @@ def main(corpus: Path, work: Path) -> None:
     write_repositories(corpus, work, repositories, gone)
     excluded = [p.name for p in packages if p.corpus == "recordings" and p.part == "train" and key(p) in gone]
     (work / "excluded_train_names.txt").write_text("".join(f"{name}\n" for name in excluded))
-    print("train recordings of packages that match:", len(excluded))
-    print("validation recordings of packages that match:", sum(p.corpus == "recordings" and p.part == "validation" and key(p) in gone for p in packages))
+    write_packages(packages, gone)
     write_unlabelled(work, packages, repositories, gone)
 
 

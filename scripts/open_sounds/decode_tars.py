@@ -10,6 +10,7 @@ import csv
 import hashlib
 import sys
 import tarfile
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,12 @@ def main(corpus: Path, work: Path) -> None:
     with (corpus / "manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     pieces, digests = [], []
-    tars = {shard: tarfile.open(corpus / shard) for shard in sorted({row["shard"] for row in rows})}
-    for row in rows:
-        data = tars[row["shard"]].extractfile(row["member"]).read()
-        digests.append(hashlib.sha256(data).hexdigest())
-        pieces.append(to_int16(read_audio(data)[:CLIP_SAMPLES]))
+    for shard, members in groupby(rows, lambda row: row["shard"]):
+        with tarfile.open(corpus / shard) as tar:
+            for row in members:
+                data = tar.extractfile(row["member"]).read()
+                digests.append(hashlib.sha256(data).hexdigest())
+                pieces.append(to_int16(read_audio(data)[:CLIP_SAMPLES]))
     np.save(work / "repositories.npy", np.concatenate(pieces))
     np.save(work / "repositories_samples.npy", np.array([len(piece) for piece in pieces]))
     (work / "repositories_sha256.txt").write_text("\n".join(digests) + "\n")

@@ -74,9 +74,7 @@ def main(corpus: Path, work: Path, share: str = "0/1") -> None:
     (work / f"matches{suffix}.tsv.tmp").rename(work / f"matches{suffix}.tsv")
 
 
-def lines(
-    queries: list[Piece], table: Queries, piece: Piece, found: Print | None
-) -> Iterator[tuple[object, ...]]:
+def lines(queries: list[Piece], table: Queries, piece: Piece, found: Print | None) -> Iterator[tuple[object, ...]]:
     if found is None:
         return
     pairs = [("whole", *pair) for pair in table.similar_wholes(found, LEAST)]

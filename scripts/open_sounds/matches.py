@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def energies(waveform: np.ndarray) -> np.ndarray:
     padded = np.pad(waveform.astype(np.float32) / 32_768, (WINDOW // 2, WINDOW))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP] * np.hanning(WINDOW).astype(np.float32)
     power = np.abs(np.fft.rfft(frames)) ** 2
-    bands = np.stack([power[:, low:high].mean(1) for low, high in zip(_EDGES, _EDGES[1:], strict=False)], 1)
+    bands = np.stack([power[:, low:high].mean(1) for low, high in pairwise(_EDGES)], 1)
     loud = np.flatnonzero(bands.sum(1) > bands.sum(1).max() * 1e-5)
     return bands[loud[0] : loud[-1] + 1]
 

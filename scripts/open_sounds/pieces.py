@@ -15,7 +15,7 @@ from preprocessing.corpora.open_sounds.lists import load_packages
 
 @dataclass
 class Piece:
-    """int16 (samples,) at 32 kHz; `part` is the split, "" for what no list has; `row`: of the manifest, or of a package."""
+    """int16 (samples,) at 32 kHz. part: the split, "" for what no list has; row: in the manifest or the package."""
 
     corpus: str  # repositories, recordings, candidates
     source: str  # repository or package

@@ -1,6 +1,6 @@
 """A teacher's scores of pieces: the mean of the piece as it is, looped and zero-padded to 10 s.
 
-    python scripts/open_sounds/score.py WORK TEACHER.pt [I/N]
+python scripts/open_sounds/score.py WORK TEACHER.pt [I/N]
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def split(rows: Iterable[dict[str, str]]) -> dict[str, str]:
     corpus = Corpus(row for row in rows if row["repo"] not in LEFT_OUT)
     test = Choice(corpus, set(), 2, TEST_SHARE).choose()
     validation = Choice(corpus, test, 1, VALIDATION_SHARE).choose()
-    parts = {repo: "train" for repo in corpus.pieces}
+    parts = dict.fromkeys(corpus.pieces, "train")
     return parts | dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
 
 
@@ -115,14 +115,8 @@ def report(rows: list[dict[str, str]], parts: dict[str, str]) -> None:
         share = pieces / sum(corpus.pieces.values())
         print(f"{part}: {len(repos)} repositories, {pieces} pieces ({share:.1%}), {clips} confirmed", file=sys.stderr)
     served = Counter(label for repo in of_part["test"] for label in corpus.rows[repo])
-    validated = Counter(label for repo in of_part["validation"] for label in corpus.rows[repo])
-    trained = Counter(label for repo in of_part["train"] for label in corpus.rows[repo])
     missing = sorted(label for label in corpus.classes if served[label] < 2)
-    print(f"{len(corpus.classes)} classes of {SOURCES} sources, {len(missing)} lack two in test: {missing}", file=sys.stderr)
-    print(f"without validation: {sorted(label for label in corpus.classes if not validated[label])}", file=sys.stderr)
-    print(f"without train: {sorted(label for label in corpus.classes if not trained[label])}", file=sys.stderr)
-    gone = {l: sum(corpus.rows[r][l] for r in of_part['test'] + of_part['validation']) for l in corpus.classes}
-    print("lose over 60 %:", sorted((l, gone[l], corpus.total[l]) for l in gone if gone[l] > .6 * corpus.total[l]), file=sys.stderr)
+    print(f"{len(corpus.classes)} classes of {SOURCES} sources; without two in test: {missing}", file=sys.stderr)
 
 
 def main(folder: Path) -> None:

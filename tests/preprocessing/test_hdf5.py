@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from preprocessing import hdf5
+from preprocessing.corpora.open_sounds.lists import load_recordings
 from preprocessing.hdf5 import ClipFile, ClipFileError, ClipWriter, clip_id, hash_ids, to_int16
-from preprocessing.open_sounds import load_recording_list
 
 SAMPLES = 3200
 LABELS = ("dog", "Male speech, man speaking", "Ein Käuzchen")
@@ -209,11 +209,11 @@ def test_sources_of_open_sounds_are_packages_and_repositories(tmp_path: Path) ->
 
 
 def test_every_listed_recording_has_its_package_as_source(tmp_path: Path) -> None:
-    recordings = load_recording_list()[::10]
+    recordings = load_recordings()[::10]
     names, groups = [recording.name for recording in recordings], [recording.group for recording in recordings]
-    assert sum(group != recording.package for group, recording in zip(groups, recordings, strict=True)) > 100
+    assert sum(group != recording.origin for group, recording in zip(groups, recordings, strict=True)) > 100
     file = write_grouped(tmp_path / "listed.h5", names, groups, "open-sounds 0123")
-    assert file.sources() == [recording.package for recording in recordings]
+    assert file.sources() == [recording.origin for recording in recordings]
 
 
 def test_sources_of_other_files_are_their_groups(tmp_path: Path, clips: dict[str, Any]) -> None:

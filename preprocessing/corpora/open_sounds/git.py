@@ -1,6 +1,6 @@
 """Git repositories: the listed files of a repository at a commit, and no other file.
 
-A partial clone without blobs, one commit deep, with a sparse checkout: git asks for the blobs of the listed files alone.
+A partial clone without blobs, one commit deep, with a sparse checkout: git asks for the listed files' blobs alone.
 """
 
 from __future__ import annotations
@@ -86,10 +86,6 @@ class _Git:
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> None:
         """Run git in `root`. Raises GoneError and OpenSoundsError."""
-        if shutil.which("git") is None:
-            raise OpenSoundsError(
-                f"{self.repository}: there is no git here; install it, or give the folder of the tars by --tars"
-            )
         environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
         environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         done = subprocess.run(

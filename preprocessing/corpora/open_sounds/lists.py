@@ -15,7 +15,10 @@ import numpy as np
 
 DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "validation", "test")
-SCORES = {"repositories": "repository_scores.npz", "unlabelled": "unlabelled_scores.npz"}  # of parts with a file of their own
+SCORES = {
+    "repositories": "repository_scores.npz",
+    "unlabelled": "unlabelled_scores.npz",
+}  # of parts with a file of their own
 
 
 class OpenSoundsError(ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,8 +39,11 @@ class Stage:
 
     def without(self, finished: set[str]) -> Stage:
         """The same without the finished files, and without the jobs that have nothing for the others."""
-        jobs = [replace(job, sounds={name: job.sounds[name] for name in job.sounds if name not in finished}) for job in self.jobs]
         files = {name: source for name, source in self.files.items() if name not in finished}
+        jobs = [
+            replace(job, sounds={name: sounds for name, sounds in job.sounds.items() if name in files})
+            for job in self.jobs
+        ]
         return Stage(files, [job for job in jobs if job.sounds])
 
 
@@ -62,21 +65,24 @@ def prepare_open_sounds(
     repositories_url: git fetches from `repositories_url/OWNER/NAME`.
     say: is told, before anything is done, what it takes, and then what happens.
 
-    Raises OpenSoundsError if the disk is too small or, when all the rest is done, if packages or repositories are missing.
+    Raises OpenSoundsError if the disk is too small or the lists are missing and, when all the rest is done, if packages
+    or repositories could not be had. Repositories that are gone for good are left out, and the report says so.
     """
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     work = output / ".fetched"
     debian = Packages(work, output / "copyright", Path(packages) if packages else None, say)
     stages = [*package_stages(data, debian, core), synthetic_stage(data, debian)]
     stages.append(repository_stage(data, Repositories(work, repositories_url), Path(tars) if tars else None))
+    output.mkdir(parents=True, exist_ok=True)
     stages = [_unfinished(stage, output) for stage in stages]
+    _check_git(stages, tars)
     stages = _without_missing_tools(stages, say)
     _say_needs(stages, output, debian, say)
     report = Report()
     with _progress(sum(job.size for stage in stages for job in stage.jobs)) as advance:
         for stage in stages:
-            report += write_files({name: output / f"{name}.h5" for name in stage.files}, stage.files, stage.jobs, advance)
+            paths = {name: output / f"{name}.h5" for name in stage.files}
+            report += write_files(paths, stage.files, stage.jobs, advance)
     shutil.rmtree(work, ignore_errors=True)
     if report.missing:
         raise OpenSoundsError(
@@ -95,13 +101,14 @@ def package_stages(data: Path, debian: Packages, core: bool) -> list[Stage]:
     chosen = [f"{package.name} {package.version} {package.split}" for package in packages]
     labelled = "open-sounds " + lists.digest(data, ("recordings.csv", "teacher_scores.npz"), *chosen)
     unlabelled = "open-sounds " + lists.digest(data, ("unlabelled.csv", "unlabelled_scores.npz"), *chosen)
-    recordings = {split: _by_origin(lists.load_recordings(data)) for split in SPLITS}
+    recordings = dict.fromkeys(SPLITS, _by_origin(lists.load_recordings(data)))
     recordings[UNLABELLED] = _by_origin(lists.load_unlabelled(data))
     stages = []
     for split in SPLITS:
         files = {split: labelled} | ({UNLABELLED: unlabelled} if split == "train" else {})
         members = [package for package in packages if package.split == split]
-        stages.append(Stage(files, [_package_job(package, debian, {name: recordings[name] for name in files}) for package in members]))
+        of_files = {name: recordings[name] for name in files}
+        stages.append(Stage(files, [_package_job(package, debian, of_files) for package in members]))
     return stages
 
 
@@ -115,7 +122,7 @@ def _by_origin(recordings: Iterable[Recording]) -> dict[str, list[Recording]]:
 def _package_job(package: Package, debian: Packages, recordings: dict[str, dict[str, list[Recording]]]) -> Job:
     rows = {name: of_package.get(package.name, []) for name, of_package in recordings.items()}
     files = frozenset(row.path.partition("!")[0] for some in rows.values() for row in some)
-    sounds = {name: [_sound(row, partial(decode, row)) for row in some] for name, some in rows.items()}
+    sounds = {name: [_sound(row, partial(decode, row)) for row in some] for name, some in rows.items() if some}
     return Job(package.name, partial(debian.open, package, files), sounds, package.size)
 
 
@@ -133,10 +140,15 @@ def synthetic_stage(data: Path, debian: Packages) -> Stage:
         files = frozenset(row["path"] for row, _ in rows)
         sounds = {SYNTHETIC: [_recipe_sound(row, scores) for row, scores in rows]}
         jobs.append(Job(package.name, partial(debian.open, package, files), sounds, package.size))
-    jobs.append(Job("speech", partial(nullcontext, Path()), {SYNTHETIC: [_recipe_sound(*pair) for pair in speech]}))
+    jobs.append(Job("speech", _nothing_to_fetch, {SYNTHETIC: [_recipe_sound(*pair) for pair in speech]}))
     versions = [f"{package.name} {package.version}" for package in packages]
     source = lists.digest(data, ("soundfonts.csv", "speech.csv", "teacher_scores.npz"), *versions)
     return Stage({SYNTHETIC: f"open-sounds {source}"}, jobs)
+
+
+@contextmanager
+def _nothing_to_fetch() -> Iterator[Path]:
+    yield Path()
 
 
 def _recipes(data: Path, name: str) -> list[tuple[dict[str, str], np.ndarray]]:
@@ -160,11 +172,13 @@ def repository_stage(data: Path, repositories: Repositories, tars: Path | None) 
     return Stage({f"repositories_{split}": source for split in SPLITS}, jobs)
 
 
-def _repository_job(repository: Repository, rows: list[Recording], repositories: Repositories, tars: Tars | None) -> Job:
+def _repository_job(
+    repository: Repository, rows: list[Recording], repositories: Repositories, tars: Tars | None
+) -> Job:
     name = f"repositories_{repository.split}"
     if tars:
         sounds = [_sound(row, partial(tars.decode, row)) for row in rows]
-        return Job(repository.name, partial(nullcontext, Path()), {name: sounds})
+        return Job(repository.name, _nothing_to_fetch, {name: sounds})
     files = frozenset(row.path for row in rows)
     sounds = [_sound(row, partial(decode, row)) for row in rows]
     return Job(repository.name, partial(repositories.open, repository, files), {name: sounds})
@@ -184,6 +198,16 @@ def is_finished(path: Path, source: str) -> bool:
     return True
 
 
+def _check_git(stages: Sequence[Stage], tars: object) -> None:
+    if (
+        tars
+        or shutil.which("git")
+        or not any(name.startswith("repositories") for stage in stages for name in stage.files)
+    ):
+        return
+    raise OpenSoundsError("git is not installed; install it, or give a folder with the repositories' tars by --tars")
+
+
 def _without_missing_tools(stages: Sequence[Stage], say: Callable[[str], None]) -> list[Stage]:
     tools = missing_tools()
     if tools and any(SYNTHETIC in stage.files for stage in stages):
@@ -195,6 +219,7 @@ def _without_missing_tools(stages: Sequence[Stage], say: Callable[[str], None]) 
 def _say_needs(stages: Sequence[Stage], output: Path, debian: Packages, say: Callable[[str], None]) -> None:
     """Say what will be downloaded and written. Raises OpenSoundsError if the disk is too small."""
     jobs = [job for stage in stages for job in stage.jobs]
+    synthetic = any(SYNTHETIC in stage.files for stage in stages)
     if not jobs:
         return
     clips = sum(len(sounds) for job in jobs for sounds in job.sounds.values())
@@ -203,13 +228,13 @@ def _say_needs(stages: Sequence[Stage], output: Path, debian: Packages, say: Cal
     disk = clips * _CLIP_BYTES + 2 * max(job.size for job in jobs)
     begun = sum(file.stat().st_size for part in output.glob("*.part") for file in part.iterdir())
     free = shutil.disk_usage(output).free
-    hours = clips / 25_000  # measured on two cores, the 1,000 clips of the synthetic part included
+    minutes = sum(job.size for job in jobs) / 0.6e9 + clips / 1_500 + (30 if synthetic else 0)  # measured on two cores
     say(
-        f"open sounds: {clips} clips from {len(jobs)} packages and repositories; {download / 1e9:.1f} GB of packages to "
-        f"download, {disk / 1e9:.1f} GB of disk ({free / 1e9:.0f} GB free); takes two cores about {hours:.1f} hours besides"
+        f"open sounds: {clips} clips from {len(jobs)} packages and repositories; {download / 1e9:.1f} GB of packages "
+        f"to download, {disk / 1e9:.1f} GB of disk ({free / 1e9:.0f} GB free), about {minutes:.0f} minutes of two cores"
     )
     if free + begun < disk:
-        raise OpenSoundsError(f"{output}: {free / 1e9:.1f} GB are free, {disk / 1e9:.1f} GB are needed; try --core")
+        raise OpenSoundsError(f"{output}: {free / 1e9:.3g} GB are free, {disk / 1e9:.3g} GB are needed; try --core")
 
 
 @contextmanager
@@ -230,12 +255,14 @@ def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
 def decode(recording: Recording, root: Path) -> np.ndarray:
     """float32 (samples,) at 32 kHz of a recording below `root`.
 
-    Raises AudioError if it cannot be decoded, one of `containers.ERRORS` if its container cannot be read, ValueError if
-    the file is not the listed one.
+    Raises AudioError if it cannot be decoded, one of `containers.ERRORS` if its container cannot be read,
+    FileNotFoundError without the file, ValueError if it is not the listed one.
     """
     outer, _, inner = recording.path.partition("!")
-    if recording.sha256 and (root / outer).exists() and sha256_of(root / outer) != recording.sha256:
-        raise ValueError("SHA-256 is not the listed one; the file has changed")
+    if not (root / outer).exists():
+        raise FileNotFoundError(f"{outer} is gone from the package or commit")
+    if recording.sha256 and sha256_of(root / outer) != recording.sha256:
+        raise ValueError(f"the SHA-256 of {outer} is not {recording.sha256}; the file has changed")
     source: Any = read_member(root / outer, inner) if inner else root / outer
     start, end = round(recording.start * SAMPLE_RATE), round(recording.end * SAMPLE_RATE)
     blocks, length = [], 0

@@ -1,6 +1,6 @@
 """Synthetic sounds: General MIDI instruments played by fluidsynth, sentences spoken by espeak-ng and flite.
 
-A recipe (a row of `data/open_sounds/soundfonts.csv` or `speech.csv`) gives the same notes every time: they are drawn
+A recipe (a row of `data/soundfonts.csv` or `speech.csv`) gives the same notes every time: they are drawn
 from `random.Random(seed)`, whose numbers Python keeps from version to version.
 """
 

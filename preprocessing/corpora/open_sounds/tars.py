@@ -33,7 +33,7 @@ class Tars:
             raise OpenSoundsError(f"{self.folder}: holds no .tar with recordings")
 
     def decode(self, recording: Recording, root: Path) -> np.ndarray:
-        """float32 (samples,) at 32 kHz. Raises AudioError; KeyError or ValueError if the member is not there or differs.
+        """float32 (samples,) at 32 kHz. Raises AudioError; KeyError without the member, ValueError if it differs.
 
         root: unused; the recording lies in the tars.
         """

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.audio import AudioError
-from preprocessing.hdf5 import CLIP_SAMPLES, ClipWriter, to_int16
 from preprocessing.corpora.open_sounds import containers
 from preprocessing.corpora.open_sounds.git import GoneError
 from preprocessing.corpora.open_sounds.lists import OpenSoundsError
+from preprocessing.hdf5 import CLIP_SAMPLES, ClipWriter, to_int16
 from preprocessing.labels import labels as audioset_labels
 
 BATCH = 32  # clips decoded and written at once: 20 MB
@@ -76,7 +76,9 @@ def write_files(
     report = Report()
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor())
-        outputs = {name: _Output(stack.enter_context(_writer(path, sources[name])), pool) for name, path in files.items()}
+        outputs = {
+            name: _Output(stack.enter_context(_writer(path, sources[name])), pool) for name, path in files.items()
+        }
         unfinished: set[str] = set()
         for job in jobs:
             advance(job.name, 0)
