@@ -14,6 +14,9 @@ Mix: TypeAlias = Callable[[np.ndarray], Waveform]  # (samples, channels) -> (sam
 GAP = 0.05  # s: a smaller difference between time stamps and counted samples is rounding or jitter of the writer
 JUMP_BACK = 0.5  # s: time stamps that go back by more start a new count
 LATE = 0.5  # s: sound that begins later is worth a note
+JUMP_AHEAD = 1.0  # s: a larger one must be confirmed by what follows
+_CONFIRMED = 1.0  # s: of sound that follows a jump without another one
+LONGEST_GAP = 3600.0  # s, in files that do not declare their length
 MAX_SILENCE = 24 * 3600.0  # s, in all: what time stamps may put between the packets of one file
 SHORT = 0.1  # s: encoders pad their last frame, so a smaller difference between declared and decoded is no loss
 _SILENT_BLOCK = 2**18  # samples
@@ -39,6 +42,14 @@ class Span(NamedTuple):
     rate: int
     samples: Waveform
     start: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+    def end(self, before: float) -> float:
+        """Seconds from time zero; the span before ended at `before`."""
+        return self.seconds + (before if self.start is None else self.start)
 
 
 @dataclass
@@ -79,18 +90,39 @@ def scale(samples: np.ndarray) -> np.ndarray:
 def place(spans: Iterator[Span], findings: Findings) -> Iterator[tuple[int, Waveform]]:
     """(sample rate, block) pairs without holes: what is missing between spans becomes silence of its length.
 
-    Time stamps that cannot be (beyond the declared end, more than a day of silence in all, back in time) move the
-    count instead, and a note says that times after them are shifted. Adds notes on gaps, and where the end comes
-    before the declared one.
+    Time stamps that cannot be (beyond the declared end or, if there is none, an hour ahead; more than a day of silence
+    in all; back in time) move the count instead, and a note says that times are counted on from there. Adds notes on
+    gaps, and on an end before the declared one.
     """
     clock = _Clock(findings)
-    for span in spans:
+    for span in _without_outliers(spans):
         silence = 0.0 if span.start is None else clock.silence_before(span.start)
         for size in _sizes(round(silence * span.rate)):
             yield span.rate, np.zeros(size, np.float32)
         yield span.rate, span.samples
         clock.position += silence + len(span.samples) / span.rate
     clock.finish()
+
+
+def _without_outliers(spans: Iterator[Span]) -> Iterator[Span]:
+    """The same spans. A short one that jumps and whose successor does not follow on it has a damaged time stamp."""
+    time = 0.0  # at the end of the span before
+    held: Span | None = None
+    for span in spans:
+        if held is not None:
+            if span.start is not None and abs(span.start - time - held.seconds) < abs(span.start - held.end(time)):
+                held = held._replace(start=None)
+            time = held.end(time)
+            yield held
+            held = None
+        jumps = span.start is not None and not -JUMP_BACK < span.start - time < JUMP_AHEAD
+        if jumps and span.seconds < _CONFIRMED:
+            held = span
+            continue
+        time = span.end(time)
+        yield span
+    if held is not None:
+        yield held
 
 
 def _sizes(samples: int) -> Iterator[int]:
@@ -126,8 +158,8 @@ class _Clock:
 
     def _believed(self, start: float, difference: float) -> bool:
         declared = self._findings.declared
-        within = declared is None or self._shift or start <= declared + 1
-        return bool(within) and self._silence + difference <= MAX_SILENCE
+        within = difference <= LONGEST_GAP if declared is None or self._shift else start <= declared + 1
+        return within and self._silence + difference <= MAX_SILENCE
 
     def finish(self) -> None:
         findings, declared = self._findings, self._findings.declared
@@ -139,7 +171,8 @@ class _Clock:
         if missing > SHORT:
             findings.say(f"{self.position:.1f} s of the declared {declared:.1f} s can be decoded")
         if findings.damaged and not findings.gaps and not missing > SHORT:
-            findings.say(f"{findings.damaged} damaged packets are left out")
+            count = findings.damaged
+            findings.say(f"{count} damaged packet{'s are' if count > 1 else ' is'} left out")
         if findings.uncertain and (declared is None or abs(missing) > SHORT):
             findings.say("times after the damage may be too early", misplaced=True)
 

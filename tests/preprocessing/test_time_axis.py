@@ -341,6 +341,27 @@ def test_time_stamps_that_cannot_be_are_not_believed() -> None:
     assert "time stamps jump by +" in note.text
 
 
+def with_damaged_time_stamp(content: bytes, share: float, bit: int) -> bytes:
+    """An MPEG-TS file with one bit of the audio's time stamp flipped, in the first packet after a share of the file."""
+    at = content.index(b"\x00\x00\x01\xc0", int(len(content) * share))
+    assert content[at + 7] & 0x80  # it has one
+    damaged = bytearray(content)
+    stamp = bytearray(content[at + 9 : at + 14])
+    value = (stamp[0] >> 1 & 7) << 30 | stamp[1] << 22 | (stamp[2] >> 1) << 15 | stamp[3] << 7 | stamp[4] >> 1
+    value ^= 1 << bit
+    stamp[0] = stamp[0] & 0xF1 | (value >> 30 & 7) << 1
+    stamp[1], stamp[2] = value >> 22 & 255, (value >> 15 & 127) << 1 | 1
+    stamp[3], stamp[4] = value >> 7 & 255, (value & 127) << 1 | 1
+    damaged[at + 9 : at + 14] = stamp
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("bit", [18, 22, 25, 30])
+def test_a_damaged_time_stamp_moves_nothing(bit: int) -> None:
+    """Ahead or back by 3 s to 3 h: what follows does not follow on it."""
+    assert check(with_damaged_time_stamp(intact("ts of mp2"), 0.5, bit), (6, 6.2)) is None
+
+
 def wrapped_wav(path: Path, channels: int, extra: int) -> np.ndarray:
     """A sparse 64-bit float WAV of 4 GiB and `extra` frames, beeps at its end, the header's sizes modulo 4 GiB."""
     frame = 8 * channels
