@@ -66,6 +66,7 @@ CONFIG_CHECKS: dict[str, Callable[[Any, str], object]] = {
     "layers": partial(checks.integers, count=4, low=1, high=128),
     "embed_dims": partial(checks.integers, count=4, low=1, high=8192),
     "ls_init_value": partial(checks.number, low=0, high=100),
+    "kernel_sizes": partial(checks.integer, low=1, high=127),
     "conv_mlp": checks.flag,
     "norm_layer": partial(checks.choice, known=("batchnorm2d", "layernorm2d")),
     "act_layer": partial(checks.choice, known=("gelu", "relu")),
@@ -151,8 +152,8 @@ def create_model(
     position_std: how far, in cells, positions start from the kernel's centre.
     trunk_options: go to `timm.create_model`: `drop_rate` for dropout before the classifier; other sizes, `depths` and
         `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT (four each); `ls_init_value`,
-        `conv_mlp`, `norm_layer` and `act_layer` of a ConvNeXt. No others, so that a checkpoint can do no more than name
-        sizes.
+        `kernel_sizes` (one number), `conv_mlp`, `norm_layer` and `act_layer` of a ConvNeXt. No others, so that a
+        checkpoint can do no more than name sizes.
 
     Raises ValueError for a name without a known stem, an option that is unknown or out of bounds (see
     `check_config`), or dcls=True on a trunk without 7 x 7 depthwise convolutions, and RuntimeError if timm has no
