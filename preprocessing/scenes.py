@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from torch import Tensor
 
 from preprocessing.constants import SAMPLE_RATE
+from preprocessing.files import atomic_write, lock
 from preprocessing.hdf5 import INT16_SCALE, ClipFile, ClipFileError
 
 NOISE_SECONDS = 20
@@ -112,19 +112,19 @@ def _packed(
     states = [(str(file.path.resolve()), file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(json.dumps([states, [row.tolist() for row in rows]]).encode()).hexdigest()[:16]
     path = files[0].path.with_name(f".recordings-{digest}.int16")
-    with FileLock(path.with_suffix(".lock")):  # the processes of a run start at the same time
+    with path.with_suffix(".lock").open("w") as held:
+        lock(held, wait=True)  # the processes of a run start at the same time
         if not path.exists():
-            unfinished = path.with_suffix(".unfinished")
-            packed = np.memmap(unfinished, np.int16, "w+", shape=(int(length.sum()),))
-            offset = 0
-            for file, row in zip(files, rows, strict=True):
-                lengths = _lengths(file)
-                for clip in row.tolist():
-                    end = offset + int(lengths[clip])
-                    file.read_waveforms([clip], packed[None, offset:end])
-                    offset = end
-            packed.flush()
-            unfinished.replace(path)
+            with atomic_write(path) as unfinished:
+                packed = np.memmap(unfinished, np.int16, "w+", shape=(int(length.sum()),))
+                offset = 0
+                for file, row in zip(files, rows, strict=True):
+                    lengths = _lengths(file)
+                    for clip in row.tolist():
+                        end = offset + int(lengths[clip])
+                        file.read_waveforms([clip], packed[None, offset:end])
+                        offset = end
+                packed.flush()
     return np.memmap(path, np.int16, "c")  # never written to, but torch takes no read-only arrays
 
 
