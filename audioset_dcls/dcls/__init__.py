@@ -3,7 +3,7 @@
 from audioset_dcls.dcls.conv import Dcls1d, Dcls2d, Dcls3d, DclsNd, DepthwiseConv2d, dcls_layers
 from audioset_dcls.dcls.depthwise import depthwise_conv2d
 from audioset_dcls.dcls.kernel import construct_kernel
-from audioset_dcls.dcls.replace import Replacement, fold, replace_depthwise
+from audioset_dcls.dcls.replace import Folded, Replacement, fold, match_kernel_sizes, replace_depthwise
 
 __all__ = [
     "Dcls1d",
@@ -11,10 +11,12 @@ __all__ = [
     "Dcls3d",
     "DclsNd",
     "DepthwiseConv2d",
+    "Folded",
     "Replacement",
     "construct_kernel",
     "dcls_layers",
     "depthwise_conv2d",
     "fold",
+    "match_kernel_sizes",
     "replace_depthwise",
 ]

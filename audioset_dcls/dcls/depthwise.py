@@ -65,27 +65,29 @@ def depthwise_conv2d(
 
 
 class FixedKernel:
-    """A depthwise convolution whose kernel no longer changes: its spectrum is kept from one call to the next.
+    """A depthwise convolution whose kernel rarely changes: its spectrum is kept from one call to the next.
 
-    Holds the spectrum for the size of map seen last, about ten times the kernel's own memory.
+    Holds the spectrum for the size of map seen last, about ten times the kernel's own memory, and a copy of the kernel:
+    comparing is the only way to notice every change (writes through `.data`, NumPy or `vector_to_parameters` leave no
+    trace).
     """
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] | None = None
-        self._spectrum: Tensor | None = None
+        self._kept: tuple[tuple[object, ...], Tensor, Tensor] | None = None  # what it is for, kernel, spectrum
 
     def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-        """`depthwise_conv2d` without gradients: a spectrum is kept until weight, size or type change."""
+        """`depthwise_conv2d` without gradients: a spectrum is kept until the kernel, a size or a type changes."""
         cropped, cut_padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
-        if weight.is_inference() or not is_spectral_faster(input, cropped, cut_padding):
-            # weights made in inference mode do not tell when they change
+        if not is_spectral_faster(input, cropped, cut_padding):
             return depthwise_conv2d(input, weight, bias, padding)
         height, width = _axes(input, cropped, *cut_padding)
         x = _working(input)
-        key = (id(weight), weight._version, weight.device, x.dtype, input.shape[-2:], padding)
-        if self._spectrum is None or self._key != key:
-            self._key, self._spectrum = key, _kernel_spectrum(cropped, height, width, x)
-        y = _correlate_spectrum(x, self._spectrum, height, width).to(input.dtype)
+        key = (cropped.dtype, x.dtype, input.shape[-2:], cut_padding)
+        kept = self._kept  # read once: another thread may replace it meanwhile
+        if kept is None or kept[0] != key or not torch.equal(kept[1], cropped):
+            kernel = cropped.detach().clone()
+            self._kept = kept = key, kernel, _kernel_spectrum(kernel, height, width, x)
+        y = _correlate_spectrum(x, kept[2], height, width).to(input.dtype)
         return (y if bias is None else y.add_(bias.to(y.dtype))).permute(0, 3, 1, 2)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from audioset_dcls.dcls.conv import Dcls1d, Dcls2d, Dcls3d, DclsNd, DepthwiseConv2d, dcls_layers
+from audioset_dcls.dcls.conv import Dcls1d, Dcls2d, Dcls3d, DclsNd, DepthwiseConv2d
 from audioset_dcls.dcls.kernel import Interpolation
 from audioset_dcls.dcls.warm_start import fit_elements
 
@@ -27,6 +27,18 @@ class Replacement:
     """The first layer that has the same positions and deviations, None for that layer itself."""
     relative_error: float | None
     """|dense kernel of the elements - trained kernel| / |trained kernel| after a warm start, else None."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """One folded layer."""
+
+    name: str
+    kernel_size: tuple[int, ...]
+    """Before cropping."""
+    cropped_size: tuple[int, ...]
+    lost: float
+    """The largest share of a channel's L1 norm that was cropped."""
 
 
 def is_seven_by_seven(name: str, module: nn.Module) -> bool:
@@ -92,20 +104,54 @@ def replace_depthwise(
     return [report[conv] for conv in found]
 
 
-def fold(model: nn.Module) -> nn.Module:
+def fold(
+    model: nn.Module,
+    tolerance: float | None = 1e-6,
+    plain: bool = False,
+    report: Callable[[Folded], object] | None = None,
+) -> nn.Module:
     """Replace DCLS layers by plain convolutions with the same output, in place; returns the model.
 
-    The state dict of the folded model has `weight` and `bias` alone. Depthwise layers become `DepthwiseConv2d`, an
-    `nn.Conv2d` that takes the quicker operator. A model that is itself a DCLS layer cannot be changed in place: use
-    what is returned.
+    Kernels are cropped to the smallest box around their centre, each side its own, and the padding with them, so that
+    outputs keep their size. The state dict of the folded model has `weight` and `bias` alone. A model that is itself
+    such a layer cannot be changed in place: use what is returned.
+
+    Args:
+        model: layers that were folded before are cropped too. tolerance: the most that cropping may change an output
+        cell, as a share of the kernel's L1 norm times the largest
+            input. 0 crops zeros alone; None crops nothing.
+        plain: depthwise layers become `nn.Conv2d`, for TorchScript, FX and other runtimes. Default: `DepthwiseConv2d`,
+        an
+            `nn.Conv2d` that takes the quicker operator.
+        report: is called with each folded layer.
     """
-    if isinstance(model, DclsNd):
-        return _folded(model)
-    plain = {layer: _folded(layer) for layer in dcls_layers(model)}
+    folded: dict[nn.Module, nn.Module] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(module, DclsNd):
-            _set(model, name, plain[module])
+        if not isinstance(module, DclsNd | DepthwiseConv2d):
+            continue
+        if module not in folded:
+            folded[module], told = _folded(name, module, tolerance, plain)
+            if report is not None:
+                report(told)
+        if name:
+            _set(model, name, folded[module])
+        else:
+            return folded[module]
     return model
+
+
+def match_kernel_sizes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Crop a folded model's depthwise kernels, in place, to the sizes that they have in a state dict.
+
+    Kernels that no crop gives the size there stay as they are.
+    """
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        wanted = weights.get(f"{name}.weight")
+        if isinstance(module, DepthwiseConv2d) and wanted is not None and wanted.dim() == module.weight.dim():
+            cuts = [divmod(size - new, 2) for size, new in zip(module.kernel_size, wanted.shape[2:], strict=True)]
+            fits = all(0 <= cut <= most for (cut, _), most in zip(cuts, _most_cut(module), strict=True))
+            if name and fits and not any(rest for _, rest in cuts):
+                _set(model, name, _convolution(module, module.weight, [cut for cut, _ in cuts], plain=False))
 
 
 def _is_depthwise(conv: nn.Module) -> bool:
@@ -165,23 +211,76 @@ def _same_output_padding(conv: nn.Module, sizes: tuple[int, ...]) -> tuple[int, 
     raise ValueError(f"{conv}: no padding gives a kernel of size {sizes} the same output size")
 
 
-def _folded(layer: DclsNd) -> nn.Module:
-    depthwise = layer.dimensions == 2 and layer.groups == layer.in_channels == layer.out_channels
-    kind: Any = DepthwiseConv2d if depthwise else {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[layer.dimensions]
+def _folded(
+    name: str, layer: DclsNd | DepthwiseConv2d, tolerance: float | None, plain: bool
+) -> tuple[nn.Module, Folded]:
     with torch.no_grad():
-        kernel = layer.dense_kernel()
+        kernel = layer.dense_kernel() if isinstance(layer, DclsNd) else layer.weight
+    size = tuple(kernel.shape[2:])
+    cuts, lost = ([0] * len(size), 0.0) if tolerance is None else _cuts(kernel, tolerance, _most_cut(layer))
+    told = Folded(name, size, tuple(n - 2 * cut for n, cut in zip(size, cuts, strict=True)), lost)
+    return _convolution(layer, kernel, cuts, plain), told
+
+
+def _most_cut(layer: DclsNd | DepthwiseConv2d) -> list[int]:
+    """Cells that can be cut off each side of each axis so that smaller padding keeps the output's size."""
+    size = layer.dilated_kernel_size if isinstance(layer, DclsNd) else layer.kernel_size
+    beyond_middle = [(n - 1) // 2 for n in size]
+    if layer.padding == "same":
+        return beyond_middle
+    padding = [0] * len(size) if isinstance(layer.padding, str) else layer.padding
+    return [min(pair) for pair in zip(beyond_middle, padding, strict=True)]
+
+
+def _cuts(kernel: Tensor, tolerance: float, most: Sequence[int]) -> tuple[list[int], float]:
+    """Cells to cut off each side of each axis for the smallest box, and the largest share of an L1 norm outside it."""
+    shells = kernel.detach().cpu().double().abs().sum(1)
+    for axis, n in enumerate(kernel.shape[2:], 1):  # mass by distance from the border
+        distance = torch.minimum(torch.arange(n), n - 1 - torch.arange(n))
+        shape = (*shells.shape[:axis], (n + 1) // 2, *shells.shape[axis + 1 :])
+        shells = shells.new_zeros(shape).index_add_(axis, distance, shells)
+    norm = shells.flatten(1).sum(1, keepdim=True)
+    # outside a box is what lies outside along the first axis, plus what lies inside there and outside along the second,
+    # ...; sums alone, so that it is 0 for zeros alone
+    outside = shells.new_zeros(())
+    for axis in range(1, shells.dim()):
+        below = shells.cumsum(axis).roll(1, axis)
+        below.select(axis, 0).zero_()
+        others = tuple(range(axis + 1, shells.dim()))
+        outside = outside + (below.sum(others, keepdim=True) if others else below)
+        shells = shells.flip(axis).cumsum(axis).flip(axis)
+    outside = outside[(slice(None), *(slice(cut + 1) for cut in most))].flatten(1)
+    allowed = (outside <= tolerance * norm).all(0)
+    allowed[0] = True  # also for kernels that are not finite
+    cells = torch.ones(())
+    for n, cut in zip(kernel.shape[2:], most, strict=True):
+        cells = cells[..., None] * (n - 2 * torch.arange(cut + 1))
+    best = int(cells.flatten().masked_fill(~allowed, torch.inf).argmin())
+    lost = float((outside[:, best] / norm[:, 0]).nan_to_num().amax())
+    return [int(cut) for cut in torch.unravel_index(torch.tensor(best), cells.shape)], lost
+
+
+def _convolution(layer: DclsNd | DepthwiseConv2d, kernel: Tensor, cuts: Sequence[int], plain: bool) -> nn.Module:
+    """A convolution like the layer, with its kernel and padding cut on each side."""
+    depthwise = kernel.dim() == 4 and layer.groups == layer.in_channels == layer.out_channels
+    quick = depthwise and not plain
+    kind: Any = DepthwiseConv2d if quick else {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[kernel.dim()]
+    size = kernel.shape[2:]
+    box = [slice(cut, n - cut) for cut, n in zip(cuts, size, strict=True)]
+    padding = layer.padding
     conv: nn.Module = kind(
         layer.in_channels,
         layer.out_channels,
-        layer.dilated_kernel_size,
+        tuple(n - 2 * cut for cut, n in zip(cuts, size, strict=True)),
         stride=layer.stride,
-        padding=layer.padding,
+        padding=padding if isinstance(padding, str) else tuple(p - cut for cut, p in zip(cuts, padding, strict=True)),
         groups=layer.groups,
         bias=layer.bias is not None,
         padding_mode=layer.padding_mode,
         device="meta",
     )
-    conv.weight = nn.Parameter(kernel, requires_grad=layer.weight.requires_grad)
+    cropped = kernel.detach()[(slice(None), slice(None), *box)].clone(memory_format=torch.contiguous_format)
+    conv.weight = nn.Parameter(cropped, requires_grad=layer.weight.requires_grad)
     if layer.bias is not None:
         conv.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=layer.bias.requires_grad)
     return conv.train(layer.training)

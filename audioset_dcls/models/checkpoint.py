@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from audioset_dcls.dcls import dcls_layers, fold
+from audioset_dcls.dcls import dcls_layers, fold, match_kernel_sizes
 from audioset_dcls.folders import cache_folder, data_folder
 from audioset_dcls.models.download import download
 from audioset_dcls.models.published import convert_published, is_published, published_config
@@ -159,9 +159,10 @@ def _build(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> AudioTag
         raise ValueError(f"{blocks} blocks for {len(weights)} weights")
     model = create_model(**config)
     if model.config["dcls"] and not any(key.endswith(".positions") for key in weights):
-        fold(model)
+        fold(model, tolerance=None)
     if any(".reparam_conv." in key for key in weights):
         reparameterize(model)
+    match_kernel_sizes(model, weights)
     return model
 
 

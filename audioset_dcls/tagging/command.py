@@ -150,7 +150,7 @@ def export(
         written = onnx.export(model, target, precision, [clip.path for clip in found.recordings])
     except (OSError, ValueError) as error:  # CheckpointError and AudioError are ValueErrors
         _stop(1, str(error), "dcls-export")
-    show(f"{written.path}: {written.megabytes:.1f} MB, {written.method}")
+    show(f"{written.path}: {written.megabytes:.1f} MB, {written.method}; cropped kernels: {written.kernels}")
     if written.loss is not None:
         loss = written.loss
         show(

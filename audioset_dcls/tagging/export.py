@@ -7,6 +7,7 @@ import hashlib
 import json
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.onnx.operators import shape_as_tensor
 
-from audioset_dcls.dcls import DepthwiseConv2d, fold
+from audioset_dcls.dcls import Folded, fold
 from audioset_dcls.models.trunks import SILENCE, AudioTagger, reparameterize
 from audioset_dcls.tagging.matmul_log_mel import MatmulLogMel
 from audioset_dcls.tagging.model import OnnxModel
@@ -55,6 +56,17 @@ class Exported:
     megabytes: float
     method: str  # "float32", "float16", "int8 static" or "int8 dynamic"
     loss: Loss | None  # None where there were no recordings to measure it on
+    layers: Sequence[Folded]  # whose kernels were cropped as far as the output allows
+
+    @property
+    def kernels(self) -> str:
+        """What was cropped, in words: "23 x 23 to 11 x 9 (2), 23 x 23 to 13 x 13 (1)"; "none" if nothing was."""
+        sizes = Counter(
+            f"{_area(layer.kernel_size)} to {_area(layer.cropped_size)}"
+            for layer in self.layers
+            if layer.cropped_size != layer.kernel_size
+        )
+        return ", ".join(f"{text} ({count})" for text, count in sizes.items()) or "none"
 
 
 class _Graph(nn.Module):
@@ -103,7 +115,8 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         plain = Path(folder) / "float32.onnx"
-        _write_graph(_for_inference(model), plain)
+        inferring, layers = _for_inference(model)
+        _write_graph(inferring, plain)
         method, chosen, loss = precision, plain, None
         if precision == "float16":
             chosen = _store_as_float16(plain, Path(folder) / "float16.onnx")
@@ -112,7 +125,11 @@ def export(
             method, chosen, loss = _quantize(plain, Path(folder), windows)
         _write_metadata(model, chosen, {"precision": method} | ({"precision_loss": vars(loss)} if loss else {}))
         chosen.replace(path)
-    return Exported(path, path.stat().st_size / 1e6, method, loss)
+    return Exported(path, path.stat().st_size / 1e6, method, loss, layers)
+
+
+def _area(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
 
 
 def fingerprint(model: AudioTagger) -> str:
@@ -125,22 +142,15 @@ def fingerprint(model: AudioTagger) -> str:
     return digest.hexdigest()[:16]
 
 
-def _for_inference(model: AudioTagger) -> AudioTagger:
-    """A folded, reparameterised copy made of nn.Conv2d alone.
+def _for_inference(model: AudioTagger) -> tuple[AudioTagger, list[Folded]]:
+    """A folded, reparameterised copy made of nn.Conv2d alone, and its folded layers.
 
     Our own depthwise operator cuts kernels to what the map can reach, and the trace would keep that for other lengths.
     """
     model = copy.deepcopy(model).cpu().eval()
-    fold(model)
-    reparameterize(model)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, DepthwiseConv2d):
-            sizes: dict[str, Any] = {"padding": module.padding, "padding_mode": module.padding_mode}
-            sizes |= {"stride": module.stride, "groups": module.groups, "bias": module.bias is not None}
-            plain = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, **sizes)  # type: ignore[arg-type]
-            plain.weight, plain.bias = module.weight, module.bias
-            model.set_submodule(name, plain)
-    return model
+    layers: list[Folded] = []
+    fold(model, plain=True, report=layers.append)
+    return reparameterize(model), layers
 
 
 def _write_graph(model: AudioTagger, path: Path) -> None:

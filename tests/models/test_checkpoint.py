@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import stand_ins
 import torch
 
-from audioset_dcls.dcls import dcls_layers, fold
+from audioset_dcls.dcls import Folded, dcls_layers, fold
 from audioset_dcls.models import (
     AudioTagger,
     CheckpointError,
@@ -57,13 +58,33 @@ def test_what_is_saved_comes_back(model: AudioTagger, tmp_path: Path, suffix: st
     assert load_checkpoint(path).labels == loaded.labels
 
 
-def test_folded_and_merged_models_come_back_so(fastvit: AudioTagger, tmp_path: Path) -> None:
-    for change in (fold, reparameterize):
-        change(fastvit)
-        save_checkpoint(tmp_path / "model.pth", fastvit)
+@pytest.mark.parametrize("tolerance", [None, 1e-6])
+@pytest.mark.parametrize("name", ["model", "fastvit"])
+def test_folded_and_merged_models_come_back_so(
+    name: str, tolerance: float | None, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """With the kernels' sizes that they were cropped to."""
+    folded: AudioTagger = request.getfixturevalue(name)
+    sizes: list[Folded] = []
+    for change in (partial(fold, tolerance=tolerance, report=sizes.append), reparameterize):
+        change(folded)
+        save_checkpoint(tmp_path / "model.pth", folded)
         loaded = load_checkpoint(tmp_path / "model.pth")
-        assert same(loaded, fastvit)
-        assert loaded.state_dict().keys() == fastvit.state_dict().keys()
+        assert same(loaded, folded)
+        assert loaded.state_dict().keys() == folded.state_dict().keys()
+    assert any(layer.cropped_size != layer.kernel_size for layer in sizes) == (tolerance is not None)
+
+
+def test_kernels_larger_than_the_config_says_are_refused(model: AudioTagger, tmp_path: Path) -> None:
+    fold(model, tolerance=None)
+    save_checkpoint(tmp_path / "model.pth", model)
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    key = next(key for key in content["state_dict"] if key.endswith("conv_dw.weight"))
+    for size in (13, 12, 10):  # larger, or not smaller by as many cells on both sides
+        content["state_dict"][key] = torch.zeros(*content["state_dict"][key].shape[:2], size, size)
+        torch.save(content, tmp_path / "changed.pth")
+        with pytest.raises(CheckpointError, match="of another shape"):
+            load_checkpoint(tmp_path / "changed.pth")
 
 
 def test_lightning_checkpoints_load_with_averaged_weights_preferred(model: AudioTagger, tmp_path: Path) -> None:
