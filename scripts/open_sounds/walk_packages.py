@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.audio import SAMPLE_RATE, AudioError, iter_audio
-from preprocessing.corpora.open_sounds.containers import rcc_members, read_member
+from preprocessing.corpora.open_sounds.containers import rcc_members, read_member, split_path
 from preprocessing.corpora.open_sounds.lists import load_packages, load_recordings
 from preprocessing.hdf5 import to_int16
 
@@ -80,7 +80,7 @@ def choose(package: str, paths: list[str]) -> list[str]:
 
 
 def open_piece(root: Path, path: str):
-    outer, _, inner = path.partition("!")
+    outer, inner = split_path(path)
     return read_member(root / outer, inner) if inner else root / outer
 
 

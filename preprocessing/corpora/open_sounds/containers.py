@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import wave
 import zipfile
@@ -15,6 +16,19 @@ import numpy as np
 
 ERRORS = (KeyError, ValueError, OSError, IndexError, struct.error, zlib.error, zipfile.BadZipFile)
 """What reading a damaged container raises."""
+
+
+_MEMBER = re.compile(r"(.*?\.(?:zip|pk3|wz|jar|rcc|pat))!(.+)", re.IGNORECASE | re.DOTALL)
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """`OUTER!INNER` -> container and member; of any other path, which may have a "!" in its name, the path and "".
+
+    >>> split_path("sounds/a.zip!b/c!.ogg"), split_path("sounds/ouch!.ogg")
+    (('sounds/a.zip', 'b/c!.ogg'), ('sounds/ouch!.ogg', ''))
+    """
+    member = _MEMBER.fullmatch(path)
+    return (member[1], member[2]) if member else (path, "")
 
 
 def read_member(container: Path, name: str) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 
 from preprocessing.audio import SAMPLE_RATE, iter_audio
 from preprocessing.corpora.open_sounds import lists
-from preprocessing.corpora.open_sounds.containers import read_member
+from preprocessing.corpora.open_sounds.containers import read_member, split_path
 from preprocessing.corpora.open_sounds.debian import Packages
 from preprocessing.corpora.open_sounds.git import GITHUB, Repositories
 from preprocessing.corpora.open_sounds.lists import DATA, SPLITS, OpenSoundsError, Package, Recording, Repository
@@ -121,7 +121,7 @@ def _by_origin(recordings: Iterable[Recording]) -> dict[str, list[Recording]]:
 
 def _package_job(package: Package, debian: Packages, recordings: dict[str, dict[str, list[Recording]]]) -> Job:
     rows = {name: of_package.get(package.name, []) for name, of_package in recordings.items()}
-    files = frozenset(row.path.partition("!")[0] for some in rows.values() for row in some)
+    files = frozenset(split_path(row.path)[0] for some in rows.values() for row in some)
     sounds = {name: [_sound(row, partial(decode, row)) for row in some] for name, some in rows.items() if some}
     return Job(package.name, partial(debian.open, package, files), sounds, package.size)
 
@@ -258,7 +258,7 @@ def decode(recording: Recording, root: Path) -> np.ndarray:
     Raises AudioError if it cannot be decoded, one of `containers.ERRORS` if its container cannot be read,
     FileNotFoundError without the file, ValueError if it is not the listed one.
     """
-    outer, _, inner = recording.path.partition("!")
+    outer, inner = split_path(recording.path)
     if not (root / outer).exists():
         raise FileNotFoundError(f"{outer} is gone from the package or commit")
     if recording.sha256 and sha256_of(root / outer) != recording.sha256:

@@ -138,7 +138,7 @@ REPOSITORIES = {
         "train",
         {
             "a/ring.wav": wav(2_000),
-            "a/odd [1] name#?.wav": wav(2_200),
+            "a/odd! [1] name#?!.wav": wav(2_200),
             "a/quiet.wav": wav(2_300),
             "big.bin": b"x" * 9999,
         },
@@ -151,7 +151,7 @@ REPOSITORY_RECORDINGS = [  # repository, path, start, end, labels, kind, confirm
     ["other/three", "changed.wav", 0, 0.5, "Music", "other", 1, "000001.opus"],
     ["other/three", "never.wav", 0, 0.5, "Music", "other", 1, "000002.opus"],
     ["owner/one", "a/ring.wav", 0, 0.5, "Bell", "other", 1, "000003.opus"],
-    ["owner/one", "a/odd [1] name#?.wav", 0.1, 0.5, "Animal;Dog", "other", 0, "000004.opus"],
+    ["owner/one", "a/odd! [1] name#?!.wav", 0.1, 0.5, "Animal;Dog", "other", 0, "000004.opus"],
     ["owner/one", "a/quiet.wav", 0, 0.5, "", "other", "", "000005.opus"],
     ["owner/two", "v.wav", 0, 0.5, "Cat", "other", 1, "000006.opus"],
 ]

@@ -17,7 +17,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def test_only_the_listed_files_are_fetched(corpus: Corpus, tmp_path: Path) -> None:
-    wanted = frozenset({"a/ring.wav", "a/odd [1] name#?.wav"})
+    wanted = frozenset({"a/ring.wav", "a/odd! [1] name#?!.wav"})
     one = repository(corpus, "owner/one")
     with Repositories(tmp_path / "work", corpus.url).open(one, wanted) as root:
         assert files_in(root) == wanted

@@ -84,7 +84,7 @@ def repositories_train(samples: int, cut: int) -> dict[bytes, Any]:
     """What repositories_train.h5 holds: a label that the teacher did not confirm is left out."""
     return {
         b"owner/one/a/ring.wav": (2_000, samples, {"Bell"}, b"owner/one", (3 / 255) ** 2),
-        b"owner/one/a/odd [1] name#?.wav@0.1": (2_200, cut, set(), b"owner/one", (4 / 255) ** 2),
+        b"owner/one/a/odd! [1] name#?!.wav@0.1": (2_200, cut, set(), b"owner/one", (4 / 255) ** 2),
         b"owner/one/a/quiet.wav": (2_300, samples, set(), b"owner/one", (5 / 255) ** 2),
     }
 
