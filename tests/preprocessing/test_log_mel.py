@@ -35,12 +35,20 @@ def librosa_log_mel(waveform: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("clip", "seconds"), [(0, 10.0), (1, 3.0), (2, 14.0)])
 def test_equals_the_reference(clip: int, seconds: float):
-    """The stored numbers come from the DCLS-Audio code, every 8th frame; 1e-3 is 0.03 dB."""
+    """The stored numbers come from the DCLS-Audio code, every 8th frame.
+
+    Within 80 dB of the loudest band of a frame they agree to 1e-4 (0.003 dB; measured 4e-5). Below, both are rounding
+    errors of a float32 FFT, other ones on each CPU: the stored ones are up to 0.006 from a float64 spectrogram, ours on
+    a CPU with AVX-512 0.010 from the stored ones. 0.03 is 0.9 dB.
+    """
     expected = np.load(DATA / "reference" / "log_mel.npz")[f"clip{clip}"]
     waveform = pad_or_trim(torch.from_numpy(reference_waveform(clip, seconds)), 10 * SAMPLE_RATE)
     actual = LogMel()(waveform[None])
     assert actual.shape == (1, 1, 128, 1001)
-    np.testing.assert_allclose(actual[0, 0, :, ::8], expected, rtol=0, atol=1e-3)
+    below_loudest = STD * (expected.max(0) - expected)  # dB
+    error = np.abs(actual[0, 0, :, ::8].numpy() - expected)
+    assert error[below_loudest < 80].max() < 1e-4
+    assert error.max() < 0.03
 
 
 @pytest.mark.parametrize("name", ["speech_front_center.wav", "bird_song.ogg", "thunder.wav", "guitar.ogg"])
