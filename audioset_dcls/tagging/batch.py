@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import os
+import shutil
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -305,8 +308,8 @@ class _Run:
             counts.append(1)
             yield source
             return
-        if isinstance(source, io.BytesIO):  # whose place the channels would share
-            source = source.getvalue()
+        if isinstance(source, _Stdin):  # whose place the channels would share
+            source = source.readall()
         try:
             count = self._channel_count(source)
         except AudioError:  # tagging will say the same
@@ -370,24 +373,28 @@ def _channel_name(name: str, channel: int) -> str:
     return f"{name}#{channel}"
 
 
-class _Stdin(io.BytesIO):
-    """What stdin gave, or an error for the decoder to put into words."""
+class _Stdin(io.FileIO):
+    """What stdin gave, in an unnamed temporary file, or an error for the decoder to put into words."""
 
-    name = "stdin"
     failure: OSError | None = None
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryFile(buffering=0) as unnamed:
+            super().__init__(os.dup(unnamed.fileno()), "r+")
+        self.name = "stdin"
 
     def read(self, size: int | None = -1) -> bytes:
         if self.failure is not None:
             raise self.failure
-        return super().read(size)
+        return super().read(-1 if size is None else size)
 
 
 def _read_stdin() -> _Stdin:
-    if sys.stdin is None:  # the shell's `<&-`
-        return _Stdin()
-    try:
-        return _Stdin(sys.stdin.buffer.read())
-    except OSError as error:
-        stdin = _Stdin()
-        stdin.failure = error
-        return stdin
+    stdin = _Stdin()
+    if sys.stdin is not None:  # None: the shell's `<&-`
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, stdin, 1 << 20)  # constant memory, however long a recording is
+        except OSError as error:
+            stdin.failure = error
+    stdin.seek(0)
+    return stdin
