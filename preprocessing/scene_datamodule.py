@@ -13,7 +13,7 @@ import torch
 from preprocessing.coverage import Coverage, class_coverage
 from preprocessing.datamodule import AudioSetDataModule
 from preprocessing.dataset import ClipDataset, Request
-from preprocessing.scenes import Scenes, excluded_names, load_recordings
+from preprocessing.scenes import Recordings, Scenes, excluded_names, load_recordings
 
 _PRIOR_SCENES = 512
 
@@ -63,6 +63,7 @@ class SceneDataModule(AudioSetDataModule):
         super().__init__(train, random_crop=True, **options)  # a request then tells its epoch
         self.weights, self.exclude = weights, exclude
         self.scenes_per_epoch, self.scene_seconds, self.most = scenes_per_epoch, scene_seconds, most
+        self._recordings: Recordings | None = None
         self._scenes: Scenes | None = None
 
     def dataset(self, split: str) -> ClipDataset:
@@ -72,16 +73,17 @@ class SceneDataModule(AudioSetDataModule):
         return super().dataset(split)
 
     def scenes(self, device: torch.device | str = "cpu") -> Scenes:
-        """What mixes the scenes on `device`; made once."""
-        if self._scenes is None:
-            recordings = load_recordings(self._paths["train"], self.weights, self.exclude)
-            self._scenes = Scenes(recordings, self.scene_seconds, self.most, self.seed, device=device)
+        """What mixes the scenes on `device`."""
+        if self._recordings is None:
+            self._recordings = load_recordings(self._paths["train"], self.weights, self.exclude)
+        if self._scenes is None or self._scenes.device != torch.device(device):
+            self._scenes = Scenes(self._recordings, self.scene_seconds, self.most, self.seed, device=device)
         return self._scenes
 
     def class_priors(self) -> npt.NDArray[np.float32]:
         """(C,) mean over some hundred scenes of the label, or of the joined teacher's score if that is higher."""
-        targets = self.scenes().targets(self.scenes().plan(range(_PRIOR_SCENES)))
-        self._scenes = None  # the training device may be another one
+        scenes = self.scenes()
+        targets = scenes.targets(scenes.plan(range(_PRIOR_SCENES)))
         prior: npt.NDArray[np.float32] = (
             torch.stack([column.float() for column in targets.values()]).amax(0).mean(0).numpy()
         )

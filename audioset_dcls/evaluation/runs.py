@@ -8,7 +8,6 @@ numbers, e.g. hours or clips/s) and the best mAP in the training's log, `csv/met
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import re
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from audioset_dcls.evaluation.predictions import FULL
 from audioset_dcls.evaluation.summary import RESAMPLED
 from preprocessing import checks
+from preprocessing.files import sha256_of
 from preprocessing.npz import read_npz
 
 CHECKPOINT = "best.ckpt"
@@ -79,7 +79,7 @@ def read_run(folder: Path, experiment: str, evaluation: str | None = None) -> Ru
         with _reading(path):
             numbers |= evaluated_numbers(own)
             checksum = own["model_sha256"]
-        if (folder / CHECKPOINT).exists() and checksum != file_hash(folder / CHECKPOINT):
+        if (folder / CHECKPOINT).exists() and checksum != sha256_of(folder / CHECKPOINT):
             raise ValueError(f"{evaluation} is of an older {CHECKPOINT}; add --data to evaluate it again")
         stored = [name for name in RESAMPLED if name in evaluated_numbers(own)]
         resampled = read_resampled(folder / evaluation / "predictions.npz", stored)
@@ -121,12 +121,6 @@ def read_resampled(path: Path, metrics: Sequence[str]) -> dict[str, NDArray[np.f
             if np.isinf(samples[name]).any() or np.isnan(samples[name]).all():
                 raise ValueError(f"resampled_{name} is not finite")
     return samples
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_finished(folder: Path, curve: Sequence[tuple[float, float]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 import shutil
@@ -25,7 +24,7 @@ from audioset_dcls.tagging.recordings import STDIN, Found, Recording, flat_names
 from audioset_dcls.tagging.tagger import Failure, OneChannel, Options, Result, Tagger
 from audioset_dcls.tagging.writers import FORMATS, TEXT_FORMATS, Record, clock, record_of, suffix_of, write_file
 from preprocessing.audio import AudioError, channel_count, iter_audio
-from preprocessing.files import atomic_write
+from preprocessing.files import atomic_write, sha256_of
 from preprocessing.terminal import show
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def _fingerprint(work: _Run) -> dict[str, Any]:
     own_formats = sorted(filter(work.one_a_recording, outputs.formats))
     return {
         "version": __version__,
-        "model": hashlib.sha256(work.tagger.model.path.read_bytes()).hexdigest(),
+        "model": sha256_of(work.tagger.model.path),
         "window": settings.window,
         "hop": settings.hop,
         "threshold": settings.threshold,

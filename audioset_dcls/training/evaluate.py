@@ -18,9 +18,10 @@ import torch.distributed as dist
 from audioset_dcls.evaluation.comparison import Comparison, compare, print_comparison
 from audioset_dcls.evaluation.predictions import hash_targets
 from audioset_dcls.evaluation.report import Report, print_summary
-from audioset_dcls.evaluation.runs import CHECKPOINT, evaluation_folder, file_hash, find_runs
+from audioset_dcls.evaluation.runs import CHECKPOINT, evaluation_folder, find_runs
 from audioset_dcls.evaluation.summary import summarize
 from audioset_dcls.training.predict import Scorer, load_scorer, predict_lengths, progress
+from preprocessing.files import sha256_of
 from preprocessing.hdf5 import ClipFile
 from preprocessing.terminal import printable, show
 
@@ -55,7 +56,7 @@ def evaluate(
         summary = summarize(predictions, advance=advance)
     about = {
         "model": str(model_path),
-        "model_sha256": file_hash(Path(model_path)) if Path(model_path).is_file() else None,
+        "model_sha256": sha256_of(Path(model_path)) if Path(model_path).is_file() else None,
         "parameters": scorer.parameters,
         "data": str(data_path),
         "trained_on": [str(path) for path in train_data] or None,
@@ -157,7 +158,7 @@ def is_evaluated(metrics: Path, checkpoint: Path, task: str) -> bool:
         return False
     if not isinstance(stored, dict):
         return False
-    return stored.get("target_hash") == task and stored.get("model_sha256") == file_hash(checkpoint)
+    return stored.get("target_hash") == task and stored.get("model_sha256") == sha256_of(checkpoint)
 
 
 def train_counts(scorer: Scorer, train_data: Sequence[Path]) -> dict[str, int] | None:

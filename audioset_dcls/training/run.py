@@ -162,7 +162,7 @@ def _train(config: DictConfig, folder: Path) -> float:
         **schedule,
     )
     if trainer.is_global_zero:
-        record(folder, settings, hashes, None if finished_steps is None else last)
+        record(folder, settings, hashes, None if finished_steps is None else finished_steps / steps)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         size = f"{parameters:,} parameters, epochs: {config.epochs}, steps of each: {steps:,}"
         _log.info("%s: %s", folder, size)
@@ -330,10 +330,10 @@ def restore_rows(logger: CSVLogger, kept: Path, step: int) -> None:
     kept.unlink()
 
 
-def record(folder: Path, settings: Any, hashes: Any, last: Path | None) -> None:
+def record(folder: Path, settings: Any, hashes: Any, finished_epochs: float | None) -> None:
     """Write config.yaml and run.json.
 
-    last: the checkpoint to go on from, if there is one.
+    finished_epochs: of the checkpoint to go on from, None if there is none.
 
     Raises ValueError if the folder's run had other settings. `epochs` and `decay_epochs` may differ as long as the
     learning rate has not begun to decay.
@@ -345,7 +345,7 @@ def record(folder: Path, settings: Any, hashes: Any, last: Path | None) -> None:
             old = checks.read_yaml(stored)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}; remove the folder to begin anew") from None
-        if last is not None and is_constant(old, last) and is_constant(settings, last):
+        if finished_epochs is not None and all(is_constant(each, finished_epochs) for each in (old, settings)):
             old = old | {name: settings[name] for name in ("epochs", "decay_epochs")}
         changed = differences(old, settings)
         changed = [
@@ -373,10 +373,10 @@ def record(folder: Path, settings: Any, hashes: Any, last: Path | None) -> None:
     write(folder / "run.json", json.dumps([*starts, facts], indent=1))  # one entry a start: resumed runs have several
 
 
-def is_constant(settings: Any, last: Path) -> bool:
-    """Whether the learning rate has not begun to decay at `last`, under these settings."""
-    epoch = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["epoch"]
-    return settings.get("decay_epochs") is not None and epoch < settings["epochs"] - settings["decay_epochs"]
+def is_constant(settings: Any, finished_epochs: float) -> bool:
+    """Whether the learning rate has not begun to decay after so many epochs, under these settings."""
+    decay = settings.get("decay_epochs")
+    return decay is not None and finished_epochs <= settings["epochs"] - decay
 
 
 def data_hashes(data: Any) -> dict[str, dict[str, Any]]:

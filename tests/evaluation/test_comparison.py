@@ -17,8 +17,9 @@ from audioset_dcls.evaluation import metrics
 from audioset_dcls.evaluation.comparison import compare, print_comparison
 from audioset_dcls.evaluation.predictions import Predictions
 from audioset_dcls.evaluation.report import Report
-from audioset_dcls.evaluation.runs import file_hash, read_run
+from audioset_dcls.evaluation.runs import read_run
 from audioset_dcls.evaluation.summary import summarize
+from preprocessing.files import sha256_of
 
 TARGETS = np.random.default_rng(0).random((80, 4)) < 0.3
 
@@ -34,7 +35,7 @@ def make_run(folder: Path, gain: float, seed: int, clips: str = "clip") -> np.nd
     about = {
         "model": "best.ckpt",
         "data": "eval.h5",
-        "model_sha256": file_hash(folder / "best.ckpt"),
+        "model_sha256": sha256_of(folder / "best.ckpt"),
         "parameters": 1000,
     }
     Report(summarize(predictions, 200), about).write(folder / "best-on-eval")

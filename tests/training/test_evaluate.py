@@ -16,11 +16,11 @@ import torch
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, roc_auc_score
 
 import cli
-from audioset_dcls.evaluation.runs import file_hash
 from audioset_dcls.models import create_model, load_checkpoint, save_checkpoint
 from audioset_dcls.tagging.export import export
 from audioset_dcls.training.predict import predict
 from preprocessing.audio import read_audio
+from preprocessing.files import sha256_of
 from preprocessing.hdf5 import ClipFile, ClipWriter, hash_ids, to_int16
 from preprocessing.log_mel import LogMel
 
@@ -139,7 +139,7 @@ def test_report_is_equal_to_sklearn(
     assert len({stored["metrics"][length]["mAP"] for length in stored["metrics"]}) > 1
     assert stored["classes_without_positives"] == ["Never"]
     assert "left out of every number: Never" in output
-    assert stored["model_sha256"] == file_hash(checkpoint)
+    assert stored["model_sha256"] == sha256_of(checkpoint)
     assert stored["parameters"] == sum(weight.numel() for weight in load_checkpoint(checkpoint).parameters())
     assert [row["train_clips"] for row in stored["per_class"].values()] == [40, 30, 20]  # from the checkpoint
 
