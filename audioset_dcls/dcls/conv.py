@@ -11,9 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioset_dcls.dcls.depthwise import FixedKernel, depthwise_conv2d, is_traced
-from audioset_dcls.dcls.kernel import INTERPOLATIONS, Interpolation, construct_kernel, has_deviations
+from audioset_dcls.dcls.kernel import (
+    INTERPOLATIONS,
+    MIN_DEVIATION,
+    MIN_HALF_WIDTH,
+    Interpolation,
+    construct_kernel,
+    has_deviations,
+)
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+_GAUSS_END = 6.1  # standard deviations: exp(-6.1² / 2) = 8e-9
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -126,10 +134,50 @@ class DclsNd(nn.Module):
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        """(batch, in_channels, *size), or without batch -> as `nn.Conv2d` with a kernel of the dilated size."""
-        return convolve(
-            input, self.dense_kernel(), self.bias, self.stride, self.padding, self.groups, self.padding_mode
-        )
+        """(batch, in_channels, *size), or without batch -> as `nn.Conv2d` with a kernel of the dilated size.
+
+        On a CPU only the part of the kernel that the elements reach is built and convolved; see `reach`.
+        """
+        sizes, padding = self.dilated_kernel_size, self.padding
+        if self.weight.device.type == "cpu" and not torch.compiler.is_compiling() and not is_traced():
+            # elsewhere reading the positions would wait for the device at every step
+            sizes, padding = self._within_reach()
+        kernel = construct_kernel(self.weight, self.positions, self.deviations, sizes, self.interpolation)
+        return convolve(input, kernel, self.bias, self.stride, padding, self.groups, self.padding_mode)
+
+    @torch.no_grad()
+    def reach(self) -> list[int]:
+        """For each axis, how many cells from the centre the farthest element comes, at most half the kernel.
+
+        A Gaussian ends at 6.1 standard deviations, with 1e-8 of its height: what lies beyond is lost in float32.
+        """
+        farthest = self.positions.abs()
+        if self.interpolation == "bilinear":
+            farthest = farthest + 1
+        else:
+            assert self.deviations is not None
+            widths = self.deviations.abs()
+            gauss = self.interpolation == "gauss"
+            farthest = farthest + (_GAUSS_END * (widths + MIN_DEVIATION) if gauss else widths + MIN_HALF_WIDTH)
+        ends = farthest.flatten(1).amax(1).double().ceil().tolist()
+        # a position that is not finite reaches everywhere
+        return [
+            int(end) if end < size // 2 else size // 2 for end, size in zip(ends, self.dilated_kernel_size, strict=True)
+        ]
+
+    def _within_reach(self) -> tuple[tuple[int, ...], tuple[int, ...] | str]:
+        """Sizes and padding of the kernel without the cells, alike on both sides, that no element reaches."""
+        cuts = [
+            max(0, size - 1 - size // 2 - end) for size, end in zip(self.dilated_kernel_size, self.reach(), strict=True)
+        ]
+        if not isinstance(self.padding, str):
+            cuts = [min(cut, padding) for cut, padding in zip(cuts, self.padding, strict=True)]
+        elif self.padding == "valid":
+            cuts = [0] * len(cuts)
+        sizes = tuple(size - 2 * cut for size, cut in zip(self.dilated_kernel_size, cuts, strict=True))
+        if isinstance(self.padding, str):
+            return sizes, self.padding
+        return sizes, tuple(padding - cut for padding, cut in zip(self.padding, cuts, strict=True))
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_count={self.kernel_count}"

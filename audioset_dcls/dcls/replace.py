@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def replace_depthwise(
     interpolation: Interpolation = "gauss",
     only: Callable[[str, nn.Module], bool] | None = None,
     share: bool = True,
-    warm_start: bool = False,
+    warm_start: bool | Literal["narrow"] = False,
     position_std: float = 0.5,
 ) -> list[Replacement]:
     """Replace a model's depthwise convolutions by DCLS ones, in place.
@@ -67,7 +67,8 @@ def replace_depthwise(
         share: one set of positions and deviations for all replaced layers with the same number of channels, which in
             the models of the paper are those of one stage.
         warm_start: fit the elements to the kernels that are there, rather than start from N(0, 0.02) weights around the
-            centre; layers that share positions are fitted together.
+            centre; layers that share positions are fitted together. "narrow": leave them on the kernels' cells, as
+            narrow as they get, for kernels of no more than `kernel_count` cells.
         position_std: of the positions at the start, in cells, without warm_start; the default is 2112.03740's, 3.1.
 
     Returns:
@@ -93,7 +94,9 @@ def replace_depthwise(
             layer.positions, layer.deviations = first.positions, first.deviations
         errors: Sequence[float | None] = [None] * len(members)
         if warm_start:
-            errors = fit_elements([layer for _, layer in members], [_dense(conv) for conv, _ in members])
+            errors = fit_elements(
+                [layer for _, layer in members], [_dense(conv) for conv, _ in members], warm_start != "narrow"
+            )
         leader = found[members[0][0]][0]
         for (conv, layer), error in zip(members, errors, strict=True):
             name = found[conv][0]

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from audioset_dcls.dcls import Dcls1d, Dcls2d, Dcls3d, DclsNd, dcls_layers, fold
+from audioset_dcls.dcls.conv import convolve
 
 LAYERS = {1: Dcls1d, 2: Dcls2d, 3: Dcls3d}
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -55,6 +56,34 @@ def test_layer_equals_a_plain_convolution_with_its_kernel(n, arguments, size):
     x = torch.randn(2, 4, *(9, 8, 7)[:n])
     twin = plain_twin(layer, **{key: value for key, value in arguments.items() if key != "bias"})
     torch.testing.assert_close(layer(x), twin(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("interpolation", ["gauss", "triangle", "bilinear"])
+@pytest.mark.parametrize(
+    "arguments", [{"padding": 11}, {"padding": "same"}, {"padding": 11, "stride": 2}, {"padding": 2}]
+)
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0, 11.0])
+@pytest.mark.parametrize("size", [23, 24])
+def test_only_what_the_elements_reach_is_convolved(interpolation, arguments, spread, size):
+    """Output and gradients equal those of the whole kernel; the reach is no less than what the kernel holds."""
+    torch.manual_seed(0)
+    layer = Dcls2d(4, 4, 9, size, groups=4, interpolation=interpolation, **arguments)
+    nn.init.uniform_(layer.positions, -spread, spread)
+    layer.clamp_positions()
+    x = torch.randn(2, 4, 30, 34)
+    whole = convolve(x, layer.dense_kernel(), layer.bias, layer.stride, layer.padding, 4)
+    torch.testing.assert_close(layer(x), whole, rtol=1e-5, atol=1e-5)
+    cotangent = torch.randn_like(whole)
+    parameters = list(layer.parameters())
+    expected = torch.autograd.grad(whole, parameters, cotangent)
+    actual = torch.autograd.grad(layer(x), parameters, cotangent)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+    held = layer.dense_kernel().abs().amax((0, 1)) > 1e-7 * layer.dense_kernel().abs().max()
+    for axis, reach in enumerate(layer.reach()):
+        cells = held.any(1 - axis).nonzero().flatten() - size // 2
+        assert cells.abs().max() <= reach <= size // 2
+        assert reach <= cells.abs().max() + 2 or spread == 11
 
 
 @pytest.mark.parametrize("size", [(64, 62), (8, 7), (1, 3)])
