@@ -82,7 +82,7 @@ class Augment:
         waveform = speed_perturbation(waveform, generator, self.speed_probability, self.speed_rates)
         power = random_erasing(log_mel.power(waveform), generator, self.erase_probability)
         x = spec_augment(log_mel.from_power(power), generator, self.time_mask, self.frequency_mask)
-        x = random_gain(shift_bands(x, generator, self.shift_bands), generator, self.gain)
+        x = random_gain(shift_bands(x, generator, self.shift_bands), generator, self.gain, log_mel.settings.decibel)
         mixture = mixup(len(x), generator, self.mixup_alpha, x.device)
         return mixture(x), mixture
 
@@ -169,12 +169,15 @@ def shift_bands(log_mel: Tensor, generator: Generator, most: int = 0) -> Tensor:
     return log_mel.gather(2, source[:, None, :, None].expand(-1, 1, -1, frames))
 
 
-def random_gain(log_mel: Tensor, generator: Generator, most: float = 0.0) -> Tensor:
-    """Normalised log-mels (batch, 1, bands, frames), each made louder or softer by up to `most` decibels."""
+def random_gain(log_mel: Tensor, generator: Generator, most: float = 0.0, decibel: float = 1 / STD) -> Tensor:
+    """Normalised log-mels (batch, 1, bands, frames), each made louder or softer by up to `most` decibels.
+
+    decibel: in the unit of the log-mel.
+    """
     if most == 0:
         return log_mel
     decibels = (2 * _uniform((len(log_mel), 1, 1, 1), generator, log_mel.device) - 1) * most
-    return log_mel + decibels / STD
+    return log_mel + decibels * decibel
 
 
 def mixup(batch: int, generator: Generator, alpha: float = 0.8, device: torch.device | str = "cpu") -> Mixture:

@@ -7,10 +7,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torchaudio
 from torch import Tensor, nn
 from torchaudio.transforms import MelScale, Spectrogram
 
-from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, POWER_FLOOR, SAMPLE_RATE, STD
+from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, SAMPLE_RATE, STD, LogMelSettings
 
 __all__ = ["F_MAX", "F_MIN", "HOP", "MEAN", "N_FFT", "N_MELS", "STD", "LogMel", "pad_or_trim"]
 
@@ -22,7 +23,7 @@ class LogMel(nn.Module):
 
     Power spectrum (Hann window and FFT of 1024 samples, hop 320, centred with reflection), 128 HTK mel bands from 50 to
     14,000 Hz, 10 log10 with a floor at 1e-10, then (x + 18.2696) / 30.5735: the reference's settings, which published
-    checkpoints need.
+    checkpoints need. Taggers of other families have other `settings`: `AudioTagger.log_mel_settings`.
 
     Shape: (batch, samples) in [-1, 1] -> (batch, 1, 128, 1 + samples // 320) float32; (samples,) -> (1, 128, frames).
 
@@ -32,12 +33,13 @@ class LogMel(nn.Module):
     torch.Size([2, 1, 128, 1001])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: LogMelSettings | None = None) -> None:
         super().__init__()
-        self.spectrogram = Spectrogram(n_fft=N_FFT, hop_length=HOP, power=None)
-        self.mel_scale = MelScale(
-            n_mels=N_MELS, sample_rate=SAMPLE_RATE, f_min=F_MIN, f_max=F_MAX, n_stft=N_FFT // 2 + 1
-        )
+        self.settings = settings or LogMelSettings()
+        self.spectrogram = Spectrogram(N_FFT, hop_length=HOP, power=None)
+        self.spectrogram.window = hann_window(self.settings)
+        self.mel_scale = MelScale(N_MELS, SAMPLE_RATE, self.settings.f_min, self.settings.f_max, N_FFT // 2 + 1)
+        self.mel_scale.fb = mel_filters(self.settings)
 
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.device.type == "cpu" and waveform.dim() == 2 and not torch.compiler.is_compiling():
@@ -50,18 +52,55 @@ class LogMel(nn.Module):
         if not waveform.is_floating_point():
             raise TypeError(f"LogMel takes floats in [-1, 1], not {waveform.dtype}: divide int16 by 32767 first")
         with _float32(waveform.device):
-            frames = 1 + waveform.shape[-1] // HOP
-            if waveform.shape[-1] <= N_FFT // 2:  # reflection needs more than half a window
-                waveform = pad_or_trim(waveform, N_FFT // 2 + 1)
-            parts = torch.view_as_real(self.spectrogram(waveform.float())[..., :frames])
+            dropped = 1 if self.settings.preemphasis else 0
+            frames = 1 + max(waveform.shape[-1] - dropped, 0) // HOP
+            waveform = waveform.float()
+            if waveform.shape[-1] <= N_FFT // 2 + dropped:  # reflection needs more than half a window
+                waveform = pad_or_trim(waveform, N_FFT // 2 + 1 + dropped)
+            if self.settings.preemphasis:
+                waveform = waveform[..., 1:] - self.settings.preemphasis * waveform[..., :-1]
+            parts = torch.view_as_real(self.spectrogram(waveform)[..., :frames])
             # abs() ** 2 takes half of the whole transform's time on a CPU: a square root, to be squared again
             return parts[..., 0].square().addcmul(parts[..., 1], parts[..., 1])
 
     def from_power(self, power: Tensor) -> Tensor:
         """Power spectrogram (..., 513, frames) -> normalised log-mel (..., 1, 128, frames)."""
         with _float32(power.device):
-            decibels = 10 * torch.log10(self.mel_scale(power.float()).clamp(min=POWER_FLOOR))
-            return ((decibels - MEAN) / STD).unsqueeze(-3)
+            log_mel = log(self.mel_scale(power.float()), self.settings)
+            return ((log_mel - self.settings.mean) / self.settings.std).unsqueeze(-3)
+
+
+def hann_window(settings: LogMelSettings) -> Tensor:
+    """(1024,): the window in the middle of zeros."""
+    window = torch.hann_window(settings.window, periodic=settings.window == N_FFT)
+    before = (N_FFT - settings.window) // 2
+    return nn.functional.pad(window, (before, N_FFT - settings.window - before))
+
+
+def mel_filters(settings: LogMelSettings) -> Tensor:
+    """(513, 128): bins of the power spectrum -> mel bands, mel = 1127 ln(1 + f / 700)."""
+    if settings.triangles == "hertz":
+        return torchaudio.functional.melscale_fbanks(
+            N_FFT // 2 + 1, settings.f_min, settings.f_max, N_MELS, SAMPLE_RATE
+        )
+    hertz = torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1, dtype=torch.float64)[:, None]
+    edges = _mel(torch.tensor([settings.f_min, settings.f_max], dtype=torch.float64))
+    low, high = edges.tolist()
+    width = (high - low) / (N_MELS + 1)
+    left = low + width * torch.arange(N_MELS, dtype=torch.float64)
+    position = (_mel(hertz) - left) / width  # 0 at the triangle's left end, 1 at its top, 2 at its right end
+    return torch.minimum(position, 2 - position).relu().float()
+
+
+def log(mel: Tensor, settings: LogMelSettings) -> Tensor:
+    """Power in mel bands -> dB or natural logarithm."""
+    if settings.decibels:
+        return 10 * torch.log10(mel.clamp(min=settings.floor))
+    return (mel + settings.floor).log()
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    return 1127 * (1 + hertz / 700).log()
 
 
 def _float32(device: torch.device) -> AbstractContextManager[object]:

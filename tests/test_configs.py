@@ -50,7 +50,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_experiment_builds(experiment: str, trained: Path, tmp_path: Path) -> None:
     config = composed(
-        f"experiment={experiment}", f"checkpoint={trained}", "trainer.accelerator=cpu", "trainer.devices=1"
+        f"experiment={experiment}",
+        f"checkpoint={trained}",
+        f"teacher={trained}",
+        "trainer.accelerator=cpu",
+        "trainer.devices=1",
     )
     assert Path(config.hydra.run.dir) == Path("runs") / experiment / "seed_0"
     assert Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir == Path("runs") / experiment / "seed_0"
@@ -58,6 +62,8 @@ def test_experiment_builds(experiment: str, trained: Path, tmp_path: Path) -> No
     assert composed(f"checkpoint={written}").checkpoint == written  # Hydra takes back the paths that it gives
     settings = resolved(config)
     loads = "checkpoint" in settings["model"]
+    if "pretrained" in settings["model"]:
+        settings["model"]["pretrained"] = False  # else it is downloaded
     with torch.device("cpu" if loads else "meta"):  # weights without numbers: nothing is computed
         model = build(settings["model"], num_classes=527)
     create_optimizer(model, **settings["optimizer"])

@@ -33,6 +33,7 @@ from torch import Tensor
 from audioset_dcls.dcls import dcls_layers, fold, match_kernel_sizes
 from audioset_dcls.folders import cache_folder, data_folder
 from audioset_dcls.models.download import download
+from audioset_dcls.models.efficientat import convert_efficientat, efficientat_config, is_efficientat
 from audioset_dcls.models.published import convert_published, is_published, published_config
 from audioset_dcls.models.trunks import NUM_CLASSES, AudioTagger, check_config, create_model, reparameterize
 from preprocessing import checks
@@ -181,9 +182,13 @@ def _own(content: dict[str, Any]) -> tuple[dict[str, Any], Any, dict[str, Any], 
 
 def _published(content: dict[str, Any]) -> tuple[dict[str, Any], None, dict[str, Any], dict[str, Tensor]]:
     weights = content.get("model", content)
+    if isinstance(weights, dict) and is_efficientat(weights):
+        return efficientat_config(weights), None, {}, convert_efficientat(weights)
     if not isinstance(weights, dict) or not is_published(weights):
         keys = ", ".join(map(str, list(content)[:3])) or "none"
-        raise ValueError(f"neither a model saved by audioset-dcls nor one published by DCLS-Audio (its keys: {keys})")
+        raise ValueError(
+            f"neither a model saved by audioset-dcls nor one published by DCLS-Audio or EfficientAT (its keys: {keys})"
+        )
     return published_config(weights), None, {}, convert_published(weights)
 
 

@@ -1,9 +1,8 @@
-"""timm trunks made into audio taggers: a stem on spectrogram patches, DCLS convolutions, a score per class."""
+"""Trunks made into audio taggers: a stem on spectrogram patches, DCLS convolutions, a score per class."""
 
 from __future__ import annotations
 
 import difflib
-import math
 import pickle
 import re
 import reprlib
@@ -22,13 +21,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from audioset_dcls.dcls import dcls_layers, replace_depthwise
 from audioset_dcls.dcls.kernel import Interpolation
+from audioset_dcls.models import efficientat
 from preprocessing import checks
-from preprocessing.constants import MEAN, POWER_FLOOR, STD
+from preprocessing.constants import EFFICIENTAT_LOG_MEL, LogMelSettings
 from preprocessing.labels import labels
 
 NUM_CLASSES = 527  # AudioSet
 PATCH = (2, 16)  # mel bands x frames seen by one cell of the first map: 128 x 1001 -> 64 x 62
-SILENCE = (10 * math.log10(POWER_FLOOR) - MEAN) / STD  # what LogMel gives for zeros
 
 FAMILIES = {  # module of timm -> names to show a user who asks for another
     "timm.models.convnext": "convnext_*, convnextv2_*",
@@ -41,10 +40,10 @@ def _check_name(name: Any, key: str) -> None:
     """Raise ValueError for what is no model of FAMILIES in timm's own registry, a hub's address for example."""
     architecture = name.split(".")[0] if isinstance(name, str) and re.fullmatch(r"\w{1,64}(\.\w{1,64})?", name) else ""
     known = [model for family in FAMILIES for model in timm.list_models(module=family.rsplit(".", 1)[1])]
-    if architecture not in known:
-        close = difflib.get_close_matches(architecture, known, n=3)
+    if architecture not in known and name not in efficientat.WIDTHS:
+        close = difflib.get_close_matches(architecture, [*known, *efficientat.WIDTHS], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
-        families = "; ".join(FAMILIES.values())
+        families = "; ".join([*FAMILIES.values(), ", ".join(efficientat.WIDTHS)])
         raise ValueError(f"no audio stem is known for {reprlib.repr(name)}; known are {families}{hint}")
 
 
@@ -70,18 +69,19 @@ CONFIG_CHECKS: dict[str, Callable[[Any, str], object]] = {
     "conv_mlp": checks.flag,
     "norm_layer": partial(checks.choice, known=("batchnorm2d", "layernorm2d")),
     "act_layer": partial(checks.choice, known=("gelu", "relu")),
+    "log_mel": lambda value, name: LogMelSettings.from_dict(value),
 }
 
 
 class AudioTagger(nn.Module):
-    """A timm trunk on normalised log-mel spectrograms: (B, 1, 128, frames) -> (B, num_classes) logits.
+    """A trunk on normalised log-mel spectrograms: (B, 1, 128, frames) -> (B, num_classes) logits.
 
     Any number of frames works. Clips shorter than the trunk's overall stride are continued with silence, as training
-    does with short clips, so that no map vanishes.
+    does with short clips, so that no map vanishes; EfficientAT's, to 5 s.
 
-    Attributes: `trunk`, timm's model; `config`, the arguments of `create_model` that rebuild this one; `num_features`,
-    the width of `embed`; `labels`, the display names of the classes (None where there are not 527 and nobody named
-    them); `metadata`, what its checkpoint carried.
+    Attributes: `trunk`, timm's model or one like it; `config`, the arguments of `create_model` that rebuild this one;
+    `log_mel_settings`, for `LogMel`; `num_features`, the width of `embed`; `labels`, the display names of the classes
+    (None if there are not 527 and nobody named them); `metadata`, what its checkpoint carried.
     """
 
     def __init__(self, trunk: Any, config: dict[str, Any]) -> None:
@@ -90,8 +90,11 @@ class AudioTagger(nn.Module):
         self.config = config
         self.labels = _audioset_labels(config["num_classes"])
         self.metadata: dict[str, Any] = {}
-        # ConvNeXt's three unpadded 2 x 2 downsamplings need 8 columns, the other families' padded ones need 1
-        self.minimum_frames = PATCH[1] * (8 if isinstance(trunk, ConvNeXt) else 1)
+        self.log_mel_settings = LogMelSettings.from_dict(config.get("log_mel"))
+        if isinstance(trunk, efficientat.MobileNet):
+            self.minimum_frames = efficientat.MINIMUM_FRAMES
+        else:  # ConvNeXt's three unpadded 2 x 2 downsamplings need 8 columns, the other families' padded ones need 1
+            self.minimum_frames = PATCH[1] * (8 if isinstance(trunk, ConvNeXt) else 1)
 
     @property
     def num_features(self) -> int:
@@ -109,7 +112,7 @@ class AudioTagger(nn.Module):
             raise ValueError(f"expected a log-mel of shape (batch, 1, 128, frames), got {tuple(log_mel.shape)}")
         missing = self.minimum_frames - log_mel.shape[-1]
         if missing > 0:
-            log_mel = F.pad(log_mel, (0, missing), value=SILENCE)
+            log_mel = F.pad(log_mel, (0, missing), value=self.log_mel_settings.silence)
         return self.trunk.forward_features(log_mel)
 
     def embed(self, log_mel: Tensor) -> Tensor:
@@ -140,20 +143,23 @@ def create_model(
     position_std: float = 0.5,
     **trunk_options: Any,
 ) -> AudioTagger:
-    """An audio tagger on a timm trunk: (B, 1, 128, frames) normalised log-mel -> (B, num_classes) logits.
+    """An audio tagger: (B, 1, 128, frames) normalised log-mel -> (B, num_classes) logits.
 
-    name: "convnext_tiny", "convformer_s18", "fastvit_sa24" (the paper's three), or any other ConvNeXt, MetaFormer or
-        FastViT of timm, e.g. "convnext_atto" to try something out.
+    name: "convnext_tiny", "convformer_s18", "fastvit_sa24" (the paper's three), any other ConvNeXt, MetaFormer or
+        FastViT of timm, e.g. "convnext_atto" to try something out, or "efficientat_mn04" (mn01 to mn40), whose log-mel
+        spectrogram is another one.
     dcls: replace the 7 x 7 depthwise convolutions by DCLS ones of `kernel_count` elements that move in
-        `dilated_kernel_size`² cells (the defaults are the paper's); False gives the paper's baseline.
+        `dilated_kernel_size`² cells (the defaults are the paper's); False gives the paper's baseline. EfficientAT's
+        3 x 3 and 5 x 5 kernels get at most as many elements as they have cells.
     pretrained: True starts from timm's ImageNet weights (downloaded by timm), a path from such a file. The stem and the
-        classifier start anew; DCLS elements are fitted to the trained 7 x 7 kernels.
+        classifier start anew. EfficientAT starts from its AudioSet weights (downloaded from its authors' release), and
+        the classifier of 527 classes stays. DCLS elements are fitted to the trained kernels.
     share_positions: one set of positions and standard deviations for all layers with the same number of channels.
     position_std: how far, in cells, positions start from the kernel's centre.
     trunk_options: go to `timm.create_model`: `drop_rate` for dropout before the classifier; other sizes, `depths` and
         `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT (four each); `ls_init_value`,
         `kernel_sizes` (one number), `conv_mlp`, `norm_layer` and `act_layer` of a ConvNeXt. No others, so that a
-        checkpoint can do no more than name sizes.
+        checkpoint can do no more than name sizes. EfficientAT takes `drop_rate` alone.
 
     Raises ValueError for a name without a known stem, an option that is unknown or out of bounds (see
     `check_config`), or dcls=True on a trunk without 7 x 7 depthwise convolutions, and RuntimeError if timm has no
@@ -175,6 +181,8 @@ def create_model(
         **trunk_options,
     }
     check_config(config)
+    if name in efficientat.WIDTHS:
+        return _efficientat(config, pretrained)
     trunk = _timm_trunk(name, pretrained, num_classes=num_classes, drop_path_rate=drop_path_rate, **trunk_options)
     _replace_stem(trunk)
     _match_published_norm(trunk)
@@ -190,6 +198,34 @@ def create_model(
         )
         if not replaced:
             raise ValueError(f"{name} has no 7 x 7 depthwise convolutions for DCLS to replace; pass dcls=False")
+    return AudioTagger(trunk, config)
+
+
+def _efficientat(config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
+    unknown = config.keys() & {"depths", "dims", "layers", "embed_dims", "ls_init_value", "kernel_sizes", "norm_layer"}
+    if unknown:
+        raise ValueError(f"{config['name']} takes no {', '.join(sorted(unknown))}")
+    config = {"log_mel": EFFICIENTAT_LOG_MEL.to_dict()} | config
+    trunk = efficientat.MobileNet(
+        efficientat.WIDTHS[config["name"]], config["num_classes"], config.get("drop_rate", 0.2)
+    )
+    if pretrained:
+        from audioset_dcls.models.checkpoint import load_checkpoint  # which creates models itself
+
+        trained = load_checkpoint(pretrained if isinstance(pretrained, str) else config["name"])
+        if trained.config["num_classes"] != config["num_classes"]:
+            trained.reset_classifier(config["num_classes"])
+        trunk.load_state_dict(trained.trunk.state_dict())
+    if config["dcls"]:
+        efficientat.replace_kernels(
+            trunk,
+            config["kernel_count"],
+            config["dilated_kernel_size"],
+            config["interpolation"],
+            config["share_positions"],
+            bool(pretrained),
+            config["position_std"],
+        )
     return AudioTagger(trunk, config)
 
 

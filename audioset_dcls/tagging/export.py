@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.onnx.operators import shape_as_tensor
 
 from audioset_dcls.dcls import Folded, fold
-from audioset_dcls.models.trunks import SILENCE, AudioTagger, reparameterize
+from audioset_dcls.models.trunks import AudioTagger, reparameterize
 from audioset_dcls.tagging.matmul_log_mel import MatmulLogMel
 from audioset_dcls.tagging.model import OnnxModel
 from audioset_dcls.tagging.tagger import LONGEST_WINDOW, cut_windows
@@ -34,7 +34,7 @@ from preprocessing.onnx_session import onnx_quantization
 FORMAT = "1"  # of the metadata and the outputs; also in the names of cached exports
 PRECISIONS = ("float32", "float16", "int8")
 _OPSET = 17
-_SHORTEST = N_FFT // 2 + 1  # samples that the reflection at the ends needs
+_SHORTEST = N_FFT // 2 + 1  # samples that the reflection at the ends needs, after pre-emphasis
 _LARGE = 1024  # elements; smaller tensors stay float32
 
 
@@ -74,17 +74,21 @@ class _Graph(nn.Module):
 
     def __init__(self, model: AudioTagger) -> None:
         super().__init__()
-        self.log_mel = MatmulLogMel()
+        self.log_mel = MatmulLogMel(model.log_mel_settings)
+        self.dropped = 1 if model.log_mel_settings.preemphasis else 0  # samples
         self.model = model
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # what LogMel and AudioTagger do with clips shorter than an FFT or than the trunk's stride, without a branch
         samples = shape_as_tensor(waveform)[1]
-        frames = samples // HOP + 1
-        waveform = F.pad(waveform, (0, _SHORTEST))[:, : samples.clamp(min=_SHORTEST)]
+        frames = (samples - self.dropped).clamp(min=0) // HOP + 1
+        shortest = _SHORTEST + self.dropped
+        waveform = F.pad(waveform, (0, shortest))[:, : samples.clamp(min=shortest)]
         log_mel = self.log_mel(waveform)[..., :frames]
         shortest = self.model.minimum_frames
-        log_mel = F.pad(log_mel, (0, shortest), value=SILENCE)[..., : frames.clamp(min=shortest)]
+        log_mel = F.pad(log_mel, (0, shortest), value=self.model.log_mel_settings.silence)[
+            ..., : frames.clamp(min=shortest)
+        ]
         features = self.model.forward_features(log_mel)
         scores = torch.sigmoid(self.model.trunk.forward_head(features))
         return scores, self.model.trunk.forward_head(features, pre_logits=True), log_mel

@@ -87,7 +87,7 @@ def finish(
 
 def score(model: AudioTagger, files: Sequence[ClipFile]) -> NDArray[np.float32]:
     """(N, C) logits of the files' clips, each at its own length."""
-    folded, log_mel = fold(copy.deepcopy(model).eval()), LogMel()
+    folded, log_mel = fold(copy.deepcopy(model).eval()), LogMel(model.log_mel_settings)
     waveforms = (file.waveform(clip) for file in files for clip in range(len(file)))
     with torch.inference_mode():
         rows = [folded(log_mel(torch.from_numpy(waveform[None]).float() / INT16_SCALE)) for waveform in waveforms]

@@ -17,10 +17,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor, nn
 
-from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, POWER_FLOOR, SAMPLE_RATE, STD
+from preprocessing.constants import HOP, N_FFT, N_MELS, LogMelSettings
+from preprocessing.log_mel import hann_window, log, mel_filters
 
 _ROOT = math.isqrt(N_FFT)  # 32
 _KEPT = _ROOT // 2 + 1  # values of k1
@@ -29,7 +29,8 @@ _KEPT = _ROOT // 2 + 1  # values of k1
 class MatmulLogMel(nn.Module):
     """What `preprocessing.LogMel` computes: (B, samples) in [-1, 1] -> (B, 1, 128, 1 + samples // 320), normalised.
 
-    Needs more than N_FFT / 2 = 512 samples. Built of slices, products and `log` alone, with both axes dynamic.
+    Needs more than N_FFT / 2 = 512 samples, after pre-emphasis. Built of slices, products and `log` alone, with both
+    axes dynamic.
     """
 
     window: Tensor
@@ -37,8 +38,9 @@ class MatmulLogMel(nn.Module):
     second: Tensor
     mel: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, settings: LogMelSettings | None = None) -> None:
         super().__init__()
+        self.settings = settings or LogMelSettings()
         n = torch.arange(_ROOT, dtype=torch.float64)
         k1 = torch.arange(_KEPT, dtype=torch.float64)
         phase = 2 * math.pi / _ROOT * k1[:, None] * n
@@ -49,17 +51,19 @@ class MatmulLogMel(nn.Module):
         cos, sin = phase.cos(), phase.sin()
         # (17, 64, 64): [Re A, Im A] -> [Re X, Im X]
         second = torch.cat([torch.cat([cos, -sin], 2), torch.cat([sin, cos], 2)], 1)
-        filters = torchaudio.functional.melscale_fbanks(N_FFT // 2 + 1, F_MIN, F_MAX, N_MELS, SAMPLE_RATE)
+        filters = mel_filters(self.settings)
         bins = bins.long()
         mel = filters[torch.minimum(bins, N_FFT - bins)]  # (k1, k2, band)
         mel[0, _ROOT // 2 + 1 :] = 0  # of k1 = 0 and 16 both a bin and its conjugate are computed
         mel[-1, _ROOT // 2 :] = 0
-        self.register_buffer("window", torch.hann_window(N_FFT))
+        self.register_buffer("window", hann_window(self.settings))
         self.register_buffer("first", first.float())
         self.register_buffer("second", second.float())
         self.register_buffer("mel", mel.flatten(0, 1).contiguous())
 
     def forward(self, waveform: Tensor) -> Tensor:
+        if self.settings.preemphasis:
+            waveform = waveform[:, 1:] - self.settings.preemphasis * waveform[:, :-1]
         batch, frames = waveform.shape[0], waveform.shape[1] // HOP + 1
         padded = F.pad(waveform[:, None], (N_FFT // 2, N_FFT // 2), mode="reflect")[:, 0]
         # rows of one hop: frame t is row t, t + 1, t + 2 and the start of t + 3, so no sample is gathered by index
@@ -71,4 +75,4 @@ class MatmulLogMel(nn.Module):
         x = (a @ self.second) ** 2
         power = (x[..., :_ROOT] + x[..., _ROOT:]).transpose(0, 1).reshape(-1, _KEPT * _ROOT)  # (frame, k)
         mel = (power @ self.mel).reshape(batch, frames, N_MELS).transpose(1, 2)
-        return ((10 * torch.log10(mel.clamp(min=POWER_FLOOR)) - MEAN) / STD)[:, None]
+        return ((log(mel, self.settings) - self.settings.mean) / self.settings.std)[:, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from audioset_dcls.folders import cache_folder, data_folder
 from preprocessing import checks
+from preprocessing.constants import LogMelSettings
 from preprocessing.onnx_session import available_providers, open_session
 from preprocessing.terminal import first_line
 
@@ -27,7 +28,7 @@ class OnnxModel:
     """A tagger written by `dcls-export`.
 
     Attributes: `path`; `labels`, display names in the order of the scores; `sample_rate`, Hz; `metadata`, whatever else
-    the file says of itself (model, license, scores, ...).
+    the file says of itself (model, license, scores, ...); `log_mel_settings`, of its output "log_mel".
 
     `run` may be called from several threads at once. On the CPU each call uses one core: two calls side by side use two
     cores better than one call split in two, which waits at every layer.
@@ -48,6 +49,7 @@ class OnnxModel:
             raise ModelError(f"{self.path}: {_why_unreadable(self.path, error)}") from error
         try:
             self.labels, self.sample_rate, self.metadata = _facts(self._session)
+            self.log_mel_settings = _log_mel_settings(self.metadata)
         except ValueError as error:
             raise ModelError(f"{self.path}: {error}; export the checkpoint again with dcls-export") from None
 
@@ -136,6 +138,11 @@ def _facts(session: Any) -> tuple[tuple[str, ...], int, dict[str, Any]]:
     if "hop_seconds" in metadata:
         checks.number(metadata["hop_seconds"], "hop_seconds", SECONDS[0], metadata.get("clip_seconds", SECONDS[1]))
     return labels, rate, metadata
+
+
+def _log_mel_settings(metadata: Mapping[str, Any]) -> LogMelSettings:
+    config = metadata.get("model")
+    return LogMelSettings.from_dict(config.get("log_mel") if isinstance(config, dict) else None)
 
 
 def _plain(value: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from audioset_dcls.tagging.model import OnnxModel
 from audioset_dcls.tagging.tagger import Decode, Result
 from preprocessing.audio import MIX, iter_audio
-from preprocessing.constants import F_MAX, F_MIN, MEAN, N_MELS, STD
+from preprocessing.constants import N_MELS, LogMelSettings
 from preprocessing.files import atomic_write
 from preprocessing.terminal import figure_text
 
@@ -52,8 +52,10 @@ def plot(
     axes[1].imshow(
         log_mel, origin="lower", aspect="auto", extent=(0, end, 0, N_MELS), cmap="magma", interpolation="nearest"
     )
-    hertz = [h for h in (100, 300, 1000, 3000, 10000) if F_MIN <= h <= F_MAX]
-    axes[1].set(ylabel="frequency (Hz)", yticks=[_band(h) for h in hertz], yticklabels=[f"{h:,}" for h in hertz])
+    settings = model.log_mel_settings
+    hertz = [h for h in (100, 300, 1000, 3000, 10000) if settings.f_min <= h <= settings.f_max]
+    ticks = [_band(h, settings) for h in hertz]
+    axes[1].set(ylabel="frequency (Hz)", yticks=ticks, yticklabels=[f"{h:,}" for h in hertz])
     # a window's score is drawn over its own span, halved where the next one begins within it
     edges = np.append(result.starts, end)
     if len(result.starts) > 1:
@@ -89,7 +91,10 @@ def tags_to_show(timeline: np.ndarray, threshold: float, count: int = _TAGS) -> 
 def _overview(
     model: OnnxModel, blocks: Iterator[np.ndarray], duration: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lowest and highest sample, (columns,) each, and the mean log-mel in dB, (128, columns), in constant memory."""
+    """Lowest and highest sample, (columns,) each, and the mean log-mel in dB plus a constant, (128, columns).
+
+    In constant memory.
+    """
     samples = max(round(duration * model.sample_rate), 1)
     columns = min(_COLUMNS, samples, max(round(duration * 100), 1))  # at most one column a frame
     low, high = np.zeros(columns), np.zeros(columns)
@@ -109,10 +114,10 @@ def _overview(
         begin += len(block)
     known = np.flatnonzero(count)
     nearest = known[np.clip(np.searchsorted(known, np.arange(columns)), 0, len(known) - 1)]
-    return low, high, total[:, nearest] / count[nearest] * STD + MEAN
+    return low, high, (total[:, nearest] / count[nearest]) / model.log_mel_settings.decibel
 
 
-def _band(hertz: float) -> float:
+def _band(hertz: float, settings: LogMelSettings) -> float:
     """The place of a frequency among the HTK mel bands, 0 to 128."""
-    low, high, mel = (2595 * np.log10(1 + h / 700) for h in (F_MIN, F_MAX, hertz))
+    low, high, mel = (2595 * np.log10(1 + h / 700) for h in (settings.f_min, settings.f_max, hertz))
     return float((mel - low) / (high - low) * N_MELS)

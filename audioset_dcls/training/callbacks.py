@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.plugins import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, nn
 
-from audioset_dcls.dcls import DclsNd
+from audioset_dcls.dcls import DclsNd, fold
 from audioset_dcls.dcls.kernel import MIN_DEVIATION, MIN_HALF_WIDTH
 from audioset_dcls.evaluation.runs import CHECKPOINT
+from audioset_dcls.models import AudioTagger, CheckpointError, load_checkpoint
 from audioset_dcls.training.module import TaggingModule
 from preprocessing.constants import SAMPLE_RATE
 from preprocessing.files import atomic_write
 from preprocessing.hdf5 import INT16_SCALE
+from preprocessing.log_mel import LogMel
 from preprocessing.teacher import OnnxTeacher
 
 _log = logging.getLogger(__name__)
@@ -151,26 +154,27 @@ class WeightAverage(WeightAveraging):
 class Teacher(Callback):
     """Scores each training batch as it is made: adds "teacher", (B, C), and "embedding", (B, D), where it has one.
 
-    path: an ONNX or TorchScript file from waveform, float32 (B, samples) in [-1, 1] at 32 kHz, to scores in [0, 1]
-        (B, C) and, optionally, a pooled embedding (B, D). Of an ONNX file's outputs "scores" is taken, else the first,
-        and "embedding"; of a TorchScript file's the first and the second.
+    source: what `load_checkpoint` takes, or an ONNX or TorchScript file from waveform, float32 (B, samples) in [-1, 1]
+        at 32 kHz, to scores in [0, 1] (B, C) and, optionally, a pooled embedding (B, D). Of an ONNX file's outputs
+        "scores" is taken, else the first, and "embedding"; of a TorchScript file's the first and the second.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"teacher: {self.path} does not exist; give an ONNX or TorchScript file")
-        self._onnx = OnnxTeacher(self.path, torch.get_num_threads()) if self.path.suffix == ".onnx" else None
-        self._script = torch.jit.load(self.path, map_location="cpu").eval() if self._onnx is None else None
+    def __init__(self, source: str | Path) -> None:
+        self.source = source
+        self._onnx = self._module = None
+        if str(source).endswith(".onnx"):
+            self._onnx = OnnxTeacher(source, torch.get_num_threads())
+        else:
+            self._module = _teacher_module(source)
         _, embedding = self.score(torch.zeros(2, SAMPLE_RATE))
         self.embedding_size = 0 if embedding is None else embedding.shape[1]
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self._script is None:
+        if self._module is None:
             return
-        self._script.to(trainer.strategy.root_device)
-        if trainer.strategy.root_device.type == "cpu":
-            self._script = torch.jit.optimize_for_inference(torch.jit.freeze(self._script))  # 1.3 x as fast
+        self._module.to(trainer.strategy.root_device)
+        if trainer.strategy.root_device.type == "cpu" and isinstance(self._module, torch.jit.ScriptModule):
+            self._module = torch.jit.optimize_for_inference(torch.jit.freeze(self._module))  # 1.3 x as fast
 
     @torch.inference_mode()
     def score(self, waveform: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -178,8 +182,8 @@ class Teacher(Callback):
         if self._onnx is not None:
             scores, embedding = self._onnx(waveform.cpu().numpy())
             return torch.from_numpy(scores), None if embedding is None else torch.from_numpy(embedding)
-        assert self._script is not None
-        output = self._script(waveform)
+        assert self._module is not None
+        output = self._module(waveform)
         return (output, None) if isinstance(output, Tensor) else (output[0], output[1] if len(output) > 1 else None)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -187,11 +191,38 @@ class Teacher(Callback):
         scores, embedding = self.score(waveform)
         if scores.shape != batch["target"].shape:
             raise ValueError(
-                f"{self.path}: scores of shape {tuple(scores.shape)}, the labels have {tuple(batch['target'].shape)}"
+                f"{self.source}: scores of shape {tuple(scores.shape)}, the labels have {tuple(batch['target'].shape)}"
             )
         batch["teacher"] = scores.to(waveform.device).clone()
         if embedding is not None:
             batch["embedding"] = embedding.to(waveform.device).clone()
+
+
+class _TaggerTeacher(nn.Module):
+    """Waveform (B, samples) -> scores (B, C) and embedding (B, D) of a tagger."""
+
+    def __init__(self, model: AudioTagger) -> None:
+        super().__init__()
+        fold(model)
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.log_mel = LogMel(model.log_mel_settings)
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.model.forward_features(self.log_mel(waveform))
+        head = self.model.trunk.forward_head
+        return head(features).float().sigmoid(), head(features, pre_logits=True)
+
+
+def _teacher_module(source: str | Path) -> nn.Module:
+    """Raises FileNotFoundError, and CheckpointError for a file that is neither a checkpoint nor TorchScript."""
+    try:
+        return _TaggerTeacher(load_checkpoint(source)).eval()
+    except CheckpointError:
+        if not zipfile.is_zipfile(source) or not any(
+            name.endswith("/constants.pkl") for name in zipfile.ZipFile(source).namelist()
+        ):
+            raise
+        return torch.jit.load(source, map_location="cpu").eval()
 
 
 class PositionStatistics(Callback):

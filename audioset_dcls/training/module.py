@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import numpy as np
@@ -45,6 +45,7 @@ class TaggingModule(L.LightningModule):
         hears what else is in it.
     feature_weight: of the mean squared error between the mapped and the teacher's standardised embedding, beside the
         mean binary cross-entropy. embedding_size: D, the width of the teacher's embedding.
+    freeze_batch_norm: batch norms keep the statistics that the model came with; their scales and biases still learn.
     repulsion: weight of the DCLS layers' repulsive loss (thesis 3.9). compile: run the model through torch.compile.
     seed: with the epoch, the batch and the process it gives each step's random numbers, so that a resumed run, and one
         on more processes, draw the same ones.
@@ -66,6 +67,7 @@ class TaggingModule(L.LightningModule):
         feature_weight: float = 0.0,
         embedding_size: int = 0,
         repulsion: float = 0.0,
+        freeze_batch_norm: bool = False,
         decay_start: float = 0.0,
         compile: bool = False,
         seed: int = 0,
@@ -78,7 +80,7 @@ class TaggingModule(L.LightningModule):
                 f"set model.num_classes={len(labels)}"
             )
         self.model = model
-        self.log_mel = LogMel()
+        self.log_mel = LogMel(model.log_mel_settings)
         self.augment = augment or Augment()
         self.labels = list(labels)
         self.optimizer_arguments = dict(optimizer)
@@ -86,6 +88,7 @@ class TaggingModule(L.LightningModule):
         self.min_lr, self.decay_start = min_lr, decay_start
         self.distillation, self.temperature, self.repulsion = distillation, temperature, repulsion
         self.soft_labels, self.feature_weight = soft_labels, feature_weight
+        self.freeze_batch_norm = freeze_batch_norm
         if feature_weight and not embedding_size:
             raise ValueError(
                 "objective.feature_weight needs a teacher's embedding: data.teacher=stored with files that have it, or "
@@ -104,6 +107,14 @@ class TaggingModule(L.LightningModule):
             self.embed = torch.compile(self.model.embed)  # of which the model's forward is no part
 
     # ---- one step
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = self._seed_step(batch_idx)

@@ -144,7 +144,7 @@ def _torch_scorer(model_path: str | Path, device: str) -> Scorer:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     fold(model)
     model.to(device)
-    log_mel = LogMel().to(device)
+    log_mel = LogMel(model.log_mel_settings).to(device)
 
     @torch.inference_mode()
     def score(waveform: Tensor) -> NDArray[np.float32]:

@@ -226,8 +226,12 @@ def test_an_exported_tagger_is_sent_on(tmp_path: Path) -> None:
 
 def test_published_names() -> None:
     published = available_checkpoints()
-    assert list(published) == ["convnext_dcls", "fastvit_dcls", "convformer_dcls", "convformer"]
+    assert list(published) == [
+        *("convnext_dcls", "fastvit_dcls", "convformer_dcls", "convformer"),
+        *("efficientat_mn04", "efficientat_mn10", "efficientat_mn20"),
+    ]
     for entry in published.values():
-        assert entry.url.startswith("https://zenodo.org/records/8370979/files/")
+        origin = "github.com/fschmid56/EfficientAT" if "mn" in entry.trunk else "zenodo.org/records/8370979"
+        assert entry.url.startswith(f"https://{origin}/")
         assert ("dcls" in entry.url) == entry.dcls
         assert 40 < entry.mean_average_precision < 50

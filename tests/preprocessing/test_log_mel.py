@@ -6,9 +6,21 @@ import librosa
 import numpy as np
 import pytest
 import torch
+from torchaudio.compliance.kaldi import get_mel_banks
 
 from preprocessing.audio import read_audio
-from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, SAMPLE_RATE, STD
+from preprocessing.constants import (
+    EFFICIENTAT_LOG_MEL,
+    F_MAX,
+    F_MIN,
+    HOP,
+    MEAN,
+    N_FFT,
+    N_MELS,
+    SAMPLE_RATE,
+    STD,
+    LogMelSettings,
+)
 from preprocessing.log_mel import LogMel, pad_or_trim
 
 DATA = Path(__file__).parents[1] / "data"
@@ -49,6 +61,30 @@ def test_equals_the_reference(clip: int, seconds: float):
     error = np.abs(actual[0, 0, :, ::8].numpy() - expected)
     assert error[below_loudest < 80].max() < 1e-4
     assert error.max() < 0.03
+
+
+@pytest.mark.parametrize("seconds", [0.7, 10.0])
+def test_efficientats_settings_equal_its_own_steps(seconds: float):
+    """Its AugmentMelSTFT in eval mode, with torchaudio's Kaldi filters; 1e-4 in units of the normalised log-mel."""
+    waveform = torch.from_numpy(reference_waveform(1, seconds))[None]
+    emphasised = torch.nn.functional.conv1d(waveform[:, None], torch.tensor([[[-0.97, 1.0]]]))[:, 0]
+    window = torch.hann_window(800, periodic=False)
+    spectrum = torch.stft(emphasised, 1024, 320, 800, window, center=True, return_complex=True)
+    filters, _ = get_mel_banks(128, 1024, 32_000.0, 0.0, 15_000.0, 100.0, -500.0, 1.0)
+    power = torch.nn.functional.pad(filters, (0, 1)) @ spectrum.abs().square()
+    expected = ((power + 1e-5).log() + 4.5) / 5
+    actual = LogMel(EFFICIENTAT_LOG_MEL)(waveform)[:, 0]
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+def test_silence_and_a_decibel_of_all_settings():
+    for settings in (LogMelSettings(), EFFICIENTAT_LOG_MEL):
+        log_mel = LogMel(settings)
+        quiet = log_mel(torch.zeros(1, 32_000))
+        torch.testing.assert_close(quiet, torch.full_like(quiet, settings.silence), atol=1e-6, rtol=0)
+        waveform = torch.from_numpy(reference_waveform(0, 1.0))[None]
+        louder = log_mel(10 ** (3 / 20) * waveform) - log_mel(waveform)
+        assert louder.median() == pytest.approx(3 * settings.decibel, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["speech_front_center.wav", "bird_song.ogg", "thunder.wav", "guitar.ogg"])

@@ -18,7 +18,7 @@ from small_runs import composed, curve
 from torch import Tensor, nn
 
 from audioset_dcls.dcls import dcls_layers
-from audioset_dcls.models import create_model
+from audioset_dcls.models import create_model, save_checkpoint
 from audioset_dcls.training import run
 from audioset_dcls.training.callbacks import Teacher, WeightAverage, border_share
 from audioset_dcls.training.module import EmbeddingMatcher, TaggingModule
@@ -144,8 +144,38 @@ def test_teacher_scores_each_batch(
 
 
 def test_missing_teacher() -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.onnx does not exist"):
+    with pytest.raises(ValueError, match=r"none\.onnx: no such file"):
         Teacher("none.onnx")
+    with pytest.raises(FileNotFoundError, match=r"none\.ckpt: no such file"):
+        Teacher("none.ckpt")
+
+
+def test_a_checkpoint_as_teacher(tmp_path: Path) -> None:
+    """Scores and embedding are the model's own, on its own log-mel."""
+    torch.manual_seed(0)
+    model = create_model("efficientat_mn04", dilated_kernel_size=7).eval()
+    save_checkpoint(tmp_path / "teacher.ckpt", model)
+    waveform = 0.1 * torch.randn(2, 32_000)
+    scores, embedding = Teacher(tmp_path / "teacher.ckpt").score(waveform)
+    with torch.inference_mode():
+        log_mel = LogMel(model.log_mel_settings)(waveform)
+        torch.testing.assert_close(scores, model(log_mel).sigmoid())
+        torch.testing.assert_close(embedding, model.embed(log_mel))
+
+
+def test_frozen_batch_norms_keep_their_statistics(small: list[str], tmp_path: Path) -> None:
+    """Scale and bias learn; mean and variance stay through training and validation."""
+    model = create_model("efficientat_mn04", num_classes=6, dilated_kernel_size=7)
+    frozen = TaggingModule(model, list("abcdef"), {"name": "adamw", "lr": 1e-3}, 10, freeze_batch_norm=True)
+    norms = [module for module in frozen.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms
+    for mode in (True, False, True):
+        frozen.train(mode)
+        assert frozen.model.training is mode
+        assert not any(norm.training for norm in norms)
+    assert all(norm.weight.requires_grad for norm in norms)
+    thawed = TaggingModule(model, list("abcdef"), {"name": "adamw", "lr": 1e-3}, 10)
+    assert all(module.training for module in thawed.train().modules())
 
 
 class LoudnessAndStart(Loudness):
