@@ -213,7 +213,8 @@ def _efficientat(config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
         from audioset_dcls.models.checkpoint import load_checkpoint  # which creates models itself
 
         trained = load_checkpoint(pretrained if isinstance(pretrained, str) else config["name"])
-        if trained.config["num_classes"] != config["num_classes"]:
+        knows_classes = trained.config["num_classes"] == config["num_classes"]
+        if not knows_classes:
             trained.reset_classifier(config["num_classes"])
         trunk.load_state_dict(trained.trunk.state_dict())
     if config["dcls"]:
@@ -226,7 +227,10 @@ def _efficientat(config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
             bool(pretrained),
             config["position_std"],
         )
-    return AudioTagger(trunk, config)
+    model = AudioTagger(trunk, config)
+    if pretrained and knows_classes:
+        model.metadata["starts_from"] = config["name"]
+    return model
 
 
 def check_config(config: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ def finish(
 
     Both go into the classifier's weight and bias, exactly: the network is as before and as fast. A class is masked
     unless at least 5 training clips of 3 sources have it, by label or by a teacher's score above 0.5
-    (`class_coverage`).
+    (`class_coverage`), or the training began with a tagger that knows it.
 
     Args:
         calibration_data: HDF5 files of clips that the model was not trained on. Clips are heard without the zeros that
@@ -95,7 +95,10 @@ def score(model: AudioTagger, files: Sequence[ClipFile]) -> NDArray[np.float32]:
 
 
 def _known(model: AudioTagger, train_data: Sequence[Path]) -> NDArray[np.bool_]:
-    """(C,) whether enough training clips had the class."""
+    """(C,) whether enough training clips had the class, or the tagger that the training began with knows it."""
+    if "starts_from" in model.metadata and not train_data:
+        masked = set(model.metadata.get("masked", ()))
+        return np.array([label not in masked for label in model.labels or ()])
     coverage = class_coverage(_opened(model, train_data)) if train_data else _stored_coverage(model.metadata)
     if coverage is None or len(coverage.clips) != len(model.labels or ()):
         raise ValueError("the checkpoint does not tell which classes had training data; give it with --train-data")

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -153,6 +153,7 @@ def _train(config: DictConfig, folder: Path) -> float:
         metadata={
             "experiment": config.name,
             "seed": config.seed,
+            **(inherited(model.metadata) if model.labels == tuple(data.labels) else {}),
             "data": hashes,
             "clip_seconds": data.clip_seconds or data.dataset("train").samples / SAMPLE_RATE,
             "train_label_counts": sum(file.label_counts() for file in data.dataset("train").files).tolist(),
@@ -240,12 +241,20 @@ def fine_tune(checkpoint: str | None, num_classes: int, dcls: bool = False) -> A
     model = load_checkpoint(checkpoint).train()
     if model.config["num_classes"] != num_classes:
         model.reset_classifier(num_classes)
+        model.metadata = {}
+    else:
+        model.metadata = {"starts_from": Path(checkpoint).name, "masked": model.metadata.get("masked", [])}
     if dcls:
         settings = {name: model.config[name] for name in ("kernel_count", "dilated_kernel_size", "interpolation")}
         if not replace_depthwise(model.trunk, **settings, share=model.config["share_positions"], warm_start=True):
             raise ValueError(f"{checkpoint}: no 7 x 7 depthwise convolutions for DCLS to replace; leave out model.dcls")
         model.config["dcls"] = True
     return model
+
+
+def inherited(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the tagger that its training began with: its name, and the classes it cannot know."""
+    return {key: metadata[key] for key in ("starts_from", "masked") if key in metadata}
 
 
 def start_from_priors(model: AudioTagger, priors: np.ndarray) -> None:
