@@ -24,10 +24,10 @@ from omegaconf import OmegaConf
 sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
 from audioset_dcls.dcls import dcls_layers, fold
+from audioset_dcls.export.onnx import export
 from audioset_dcls.folders import data_folder
 from audioset_dcls.models import AudioTagger, create_model, load_checkpoint
-from audioset_dcls.tagging.export import export
-from audioset_dcls.tagging.model import OnnxModel
+from audioset_dcls.tagging.session import OnnxModel
 from preprocessing.constants import SAMPLE_RATE
 
 

@@ -29,8 +29,9 @@ from audioset_dcls.evaluation.predictions import FULL, Predictions, length_name
 from audioset_dcls.evaluation.report import unitless
 from audioset_dcls.evaluation.summary import RESAMPLED, TOP_COUNTS
 from audioset_dcls.folders import data_folder
-from audioset_dcls.tagging.tagger import Options, Result, Tagger
-from preprocessing.hdf5 import INT16_SCALE, SAMPLE_RATE, ClipFile
+from audioset_dcls.tagging.results import Options, Result
+from audioset_dcls.tagging.tagger import Tagger
+from preprocessing.clips.file import INT16_SCALE, SAMPLE_RATE, ClipFile
 
 RESAMPLES = 1000
 COLUMNS = ("clips of", "length", "classes", "clips", "sources", "metric", "tagger", "teacher", "tagger / teacher")

@@ -80,7 +80,7 @@ def throughput(model: Path, inputs: list[str], hours: float) -> None:
 
 
 def shares(model: Path, clip: Path) -> None:
-    from audioset_dcls.tagging.model import OnnxModel
+    from audioset_dcls.tagging.session import OnnxModel
     from preprocessing.audio import read_audio
 
     session = OnnxModel(model)
@@ -128,7 +128,7 @@ def _log_mel_alone(model: Path) -> Any:
     """A session on the graph's front end: ONNX Runtime computes the rest too, whatever output is asked for."""
     import onnx
 
-    from preprocessing.onnx_session import open_session
+    from audioset_dcls.tagging.session import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         onnx.utils.extract_model(str(model), f"{folder}/log_mel.onnx", ["waveform"], ["log_mel"])
@@ -146,7 +146,7 @@ def best(work: Callable[[], object], rounds: int = 7) -> float:
 
 
 def tag_command(model: Path) -> list[str]:
-    return [sys.executable, "-c", "import cli; cli.tag()", "--model", str(model)]
+    return [sys.executable, "-c", "from audioset_dcls.commands.tag import main; main()", "--model", str(model)]
 
 
 def environment() -> dict[str, str]:
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--efficientat", type=Path, help="a checkout of EfficientAT")
     parser.add_argument("--part", action="append", choices=("cold", "log_mel", "shares", "folder", "long"))
     arguments = parser.parse_args()
-    from audioset_dcls.tagging.model import embedded_tagger
+    from audioset_dcls.tagging.tagger import embedded_tagger
 
     model = (arguments.model or embedded_tagger()).resolve()
     parts = arguments.part or ["cold", "log_mel", "shares", "folder", "long"]

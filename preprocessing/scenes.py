@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from preprocessing.clips.file import INT16_SCALE, ClipFile, ClipFileError
 from preprocessing.constants import SAMPLE_RATE
 from preprocessing.files import atomic_write, lock
-from preprocessing.hdf5 import INT16_SCALE, ClipFile, ClipFileError
 
 NOISE_SECONDS = 20
 NOISE_EXPONENTS = (0.0, 0.5, 1.0, 1.5, 2.0)  # power falls as 1 / f^exponent: white ... pink ... brown

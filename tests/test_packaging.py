@@ -101,7 +101,6 @@ def test_nothing_but_the_product_is_shipped(sdist: Path, wheel: Path) -> None:
     assert {name.split("/")[0] for name in contents(wheel)} <= {
         "audioset_dcls",
         "preprocessing",
-        "cli.py",
         wheel.name.split("-py3")[0] + ".dist-info",
     }
     for path in (sdist, wheel):
@@ -112,11 +111,11 @@ def test_installed_it_is_whole(installed: Path, tmp_path: Path) -> None:
     for command in COMMANDS:
         assert f"usage: {command}" in run(installed, tmp_path, command, "--help")
     code = (
-        "import audioset_dcls, cli, preprocessing\n"
+        "import audioset_dcls, preprocessing\n"
         "from audioset_dcls.folders import data_folder\n"
         "from preprocessing.labels import labels\n"
         "from pathlib import Path\n"
-        "folders = [Path(m.__file__).parent for m in (audioset_dcls, cli, preprocessing)]\n"
+        "folders = [Path(m.__file__).parent for m in (audioset_dcls, preprocessing)]\n"
         "folders += [data_folder('configs'), data_folder('checkpoints')]\n"
         "print(*folders, len(labels()), sep='\\n')"
     )
@@ -178,13 +177,13 @@ def test_dependencies_are_what_is_imported() -> None:
     declared = {canonical(line) for line in project["project"]["dependencies"]}
     distributions = packages_distributions()
     imported = set()
-    for path in (ROOT / "cli.py", *(ROOT / "audioset_dcls").rglob("*.py"), *(ROOT / "preprocessing").rglob("*.py")):
+    for path in (*(ROOT / "audioset_dcls").rglob("*.py"), *(ROOT / "preprocessing").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
-    foreign = imported - sys.stdlib_module_names - {"audioset_dcls", "preprocessing", "cli"}
+    foreign = imported - sys.stdlib_module_names - {"audioset_dcls", "preprocessing"}
     needed = {canonical(min(distributions[name], key=len)) for name in foreign}
     assert needed - declared == set()
     assert declared - needed == BY_NAME

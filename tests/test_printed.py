@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from audioset_dcls.evaluation.comparison import Comparison, markdown, print_comparison
+from audioset_dcls.evaluation.compare import Comparison, markdown, print_comparison
 from audioset_dcls.evaluation.report import csv_text
 from audioset_dcls.evaluation.runs import Run
 from audioset_dcls.tagging.writers import TEXT_FORMATS
@@ -75,7 +75,11 @@ def test_every_format(name: str, timeline: bool) -> None:
 
 
 def tag(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import cli; cli.tag()"]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from audioset_dcls.commands.tag import main; main()",
+    ]
     return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=120)
 
 

@@ -116,7 +116,7 @@ def test_the_watch_sees_names_and_connections(home: Home) -> None:
 
 
 def test_dcls_tag_reports_to_nobody(home: Home) -> None:
-    done = home.run("-c", "import cli; cli.tag()", str(RECORDING))
+    done = home.run("-c", "from audioset_dcls.commands.tag import main; main()", str(RECORDING))
     assert done.returncode == 0, done.stderr
     assert "Moo" in done.stdout
     assert done.stderr == ""
@@ -127,7 +127,7 @@ def test_dcls_tag_reports_to_nobody(home: Home) -> None:
 def test_a_home_that_cannot_be_written_is_no_matter(home: Home, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     home.folder = tmp_path / "file" / "home"  # not even root can make this folder
-    done = home.run("-c", "import cli; cli.tag()", str(RECORDING))
+    done = home.run("-c", "from audioset_dcls.commands.tag import main; main()", str(RECORDING))
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -145,7 +145,7 @@ def test_training_and_evaluating_report_to_nobody(home: Home, tmp_path: Path) ->
             f"data.val={tmp_path}/clips.h5",
         ),
     ]
-    done = home.run("-c", "import cli; cli.train()", *settings)
+    done = home.run("-c", "from audioset_dcls.commands.train import main; main()", *settings)
     assert done.returncode == 0, done.stderr
     checkpoint = str(tmp_path / "run" / "best.ckpt")
     for command in ("tag", "evaluate", "export"):
@@ -154,7 +154,7 @@ def test_training_and_evaluating_report_to_nobody(home: Home, tmp_path: Path) ->
             "evaluate": [checkpoint, "--data", f"{tmp_path}/clips.h5", "-o", f"{tmp_path}/report", "--workers", "0"],
             "export": [checkpoint, f"{tmp_path}/tagger.onnx"],
         }[command]
-        done = home.run("-c", f"import cli; cli.{command}()", *arguments)
+        done = home.run("-c", f"from audioset_dcls.commands.{command} import main; main()", *arguments)
         assert done.returncode == 0, done.stderr
     own = [".cache/audioset_dcls/", ".cache/matplotlib/", ".config/matplotlib/"]  # exported taggers, the list of fonts
     assert [file for file in home.files() if not file.startswith(tuple(own))] == []
@@ -178,4 +178,4 @@ def test_one_module_imports_onnx_runtime() -> None:
         names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
         if any(name.split(".")[0] == "onnxruntime" for name in names):
             importers.add(path.relative_to(ROOT).as_posix())
-    assert importers == {"preprocessing/onnx_session.py"}
+    assert importers == {"audioset_dcls/tagging/session.py"}

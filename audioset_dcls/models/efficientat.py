@@ -17,6 +17,9 @@ from torchvision.ops.misc import SqueezeExcitation
 
 from audioset_dcls.dcls import replace_depthwise
 from audioset_dcls.dcls.kernel import Interpolation
+from audioset_dcls.models.hub import locate
+from audioset_dcls.models.weights import CheckpointError, read_weights
+from preprocessing.terminal import first_line
 
 WIDTHS = {
     f"efficientat_mn{tenths:02d}": tenths / 10 for tenths in (1, 2, 4, 5, 10, 20, 30, 40)
@@ -67,6 +70,26 @@ class MobileNet(nn.Module):
             nn.init.zeros_(layer.bias)
         self.classifier = nn.Sequential(new[0], activation, dropout, new[1]).to(first.weight)
         self.num_classes = num_classes
+
+
+def load_published(trunk: MobileNet, source: str) -> bool:
+    """Load the authors' weights, a file or a published name; if the number of classes differs, all but the last layer.
+
+    Returns if the classifier's weights were loaded. Raises OSError, and CheckpointError for another file.
+    """
+    path = locate(source)
+    content = read_weights(path)
+    if not is_efficientat(content):
+        raise CheckpointError(f"{path}: not one of EfficientAT's MobileNets, as their authors publish them")
+    weights = {key.removeprefix("trunk."): value for key, value in convert_efficientat(content).items()}
+    knows_classes = len(weights["classifier.3.bias"]) == trunk.num_classes
+    if not knows_classes:
+        weights |= {key: value for key, value in trunk.state_dict().items() if key.startswith("classifier.3.")}
+    try:
+        trunk.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {first_line(error)}") from error
+    return knows_classes
 
 
 def replace_kernels(

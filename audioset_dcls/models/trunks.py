@@ -209,14 +209,9 @@ def _efficientat(config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
     trunk = efficientat.MobileNet(
         efficientat.WIDTHS[config["name"]], config["num_classes"], config.get("drop_rate", 0.2)
     )
+    knows_classes = False
     if pretrained:
-        from audioset_dcls.models.checkpoint import load_checkpoint  # which creates models itself
-
-        trained = load_checkpoint(pretrained if isinstance(pretrained, str) else config["name"])
-        knows_classes = trained.config["num_classes"] == config["num_classes"]
-        if not knows_classes:
-            trained.reset_classifier(config["num_classes"])
-        trunk.load_state_dict(trained.trunk.state_dict())
+        knows_classes = efficientat.load_published(trunk, pretrained if isinstance(pretrained, str) else config["name"])
     if config["dcls"]:
         efficientat.replace_kernels(
             trunk,
@@ -228,7 +223,7 @@ def _efficientat(config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
             config["position_std"],
         )
     model = AudioTagger(trunk, config)
-    if pretrained and knows_classes:
+    if knows_classes:
         model.metadata["starts_from"] = config["name"]
     return model
 

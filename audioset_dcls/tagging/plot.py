@@ -8,8 +8,8 @@ from typing import IO
 
 import numpy as np
 
-from audioset_dcls.tagging.model import OnnxModel
-from audioset_dcls.tagging.tagger import Decode, Result
+from audioset_dcls.tagging.results import Decode, Result
+from audioset_dcls.tagging.session import OnnxModel
 from preprocessing.audio import MIX, iter_audio
 from preprocessing.constants import N_MELS, LogMelSettings
 from preprocessing.files import atomic_write

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from audioset_dcls.tagging.tagger import Options, Result
+from audioset_dcls.tagging.results import Options, Result
 from preprocessing.files import atomic_write
 from preprocessing.terminal import csv_cell, json_text, printable
 

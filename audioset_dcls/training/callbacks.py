@@ -20,11 +20,11 @@ from audioset_dcls.dcls.kernel import MIN_DEVIATION, MIN_HALF_WIDTH
 from audioset_dcls.evaluation.runs import CHECKPOINT
 from audioset_dcls.models import AudioTagger, CheckpointError, load_checkpoint
 from audioset_dcls.training.module import TaggingModule
+from audioset_dcls.training.teacher import OnnxTeacher
+from preprocessing.clips.file import INT16_SCALE
 from preprocessing.constants import SAMPLE_RATE
 from preprocessing.files import atomic_write
-from preprocessing.hdf5 import INT16_SCALE
 from preprocessing.log_mel import LogMel
-from preprocessing.teacher import OnnxTeacher
 
 _log = logging.getLogger(__name__)
 

@@ -44,8 +44,8 @@ from audioset_dcls.training.callbacks import (
 )
 from audioset_dcls.training.module import TaggingModule
 from preprocessing import checks
+from preprocessing.clips.file import SAMPLE_RATE, hash_ids
 from preprocessing.files import atomic_write, lock
-from preprocessing.hdf5 import SAMPLE_RATE, hash_ids
 
 RECORDED_PACKAGES = ("audioset-dcls", "torch", "torchaudio", "timm", "lightning", "numpy", "h5py", "hydra-core")
 MAY_DIFFER = ("trainer", "run")  # between a run and its resumption: other machines, not other results

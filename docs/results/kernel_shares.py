@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from audioset_dcls.evaluation.runs import CHECKPOINT
+from audioset_dcls.inference.inspect import dense_kernels
 from audioset_dcls.models import load_checkpoint
-from audioset_dcls.training.pictures import dense_kernels
 
 
 def main(folder: Path, *experiments: str) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from audioset_dcls.evaluation.comparison import Comparison, compare, markdown
+from audioset_dcls.evaluation.compare import Comparison, compare, markdown
 from audioset_dcls.evaluation.predictions import FULL, Predictions
 from audioset_dcls.evaluation.runs import CHECKPOINT, Run, evaluation_folder
 from audioset_dcls.evaluation.summary import summarize
-from audioset_dcls.training.predict import load_scorer
+from audioset_dcls.inference.predict import load_scorer
+from preprocessing.clips.file import ClipFile
 from preprocessing.constants import SAMPLE_RATE
-from preprocessing.hdf5 import ClipFile
 
 SCENE = round(2.56 * SAMPLE_RATE)  # samples
 BATCH = 8  # clips; larger ones are no faster on a core

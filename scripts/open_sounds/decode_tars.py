@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.audio import read_audio
-from preprocessing.hdf5 import CLIP_SAMPLES, to_int16
+from preprocessing.clips.file import CLIP_SAMPLES, to_int16
 
 
 def main(corpus: Path, work: Path) -> None:

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.audio import SAMPLE_RATE, AudioError, iter_audio
+from preprocessing.clips.file import to_int16
 from preprocessing.corpora.open_sounds.containers import rcc_members, read_member, split_path
 from preprocessing.corpora.open_sounds.lists import load_packages, load_recordings
-from preprocessing.hdf5 import to_int16
 
 AUDIO = (".ogg", ".oga", ".wav", ".mp3", ".flac", ".opus", ".aif", ".aiff", ".au", ".snd", ".voc", ".wve", ".m4a")
 CONTAINERS = (".zip", ".pk3", ".wz", ".rcc", ".pat", ".jar")

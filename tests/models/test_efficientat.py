@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from audioset_dcls.dcls import dcls_layers
+from audioset_dcls.export.onnx import export
 from audioset_dcls.models import CheckpointError, create_model, load_checkpoint, save_checkpoint
 from audioset_dcls.models.efficientat import convert_efficientat
-from audioset_dcls.tagging.export import export
-from audioset_dcls.tagging.model import OnnxModel
+from audioset_dcls.tagging.session import OnnxModel
 from preprocessing.audio import read_audio
 from preprocessing.constants import EFFICIENTAT_LOG_MEL
 from preprocessing.log_mel import LogMel

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.hdf5 import ClipFileError, ClipWriter
+from preprocessing.clips.file import ClipFileError, ClipWriter
 from preprocessing.scenes import (
     NOISE_EXPONENTS,
     Plan,

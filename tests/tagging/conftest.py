@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from audioset_dcls.tagging.model import OnnxModel, open_model
+from audioset_dcls.tagging.session import OnnxModel
+from audioset_dcls.tagging.tagger import open_model
 from preprocessing.audio import SAMPLE_RATE, read_audio
-from preprocessing.decoder_process import DecoderPool
+from preprocessing.decoding.process import DecoderPool
 
 if TYPE_CHECKING:
     import torch
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
-COMMAND = [sys.executable, "-c", "import cli; cli.tag()"]
+COMMAND = [sys.executable, "-c", "from audioset_dcls.commands.tag import main; main()"]
 
 
 def first_labels() -> dict[str, str]:
@@ -98,8 +99,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tagger_file(checkpoint: Path) -> Path:
+    from audioset_dcls.export.onnx import export
     from audioset_dcls.models.checkpoint import load_checkpoint
-    from audioset_dcls.tagging.export import export
 
     return export(load_checkpoint(checkpoint), checkpoint.with_name("tagger.onnx")).path
 
@@ -134,15 +135,15 @@ def tag_here(
     tagger_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """The same in this process: (exit status, stdout, stderr). The model and the decoders start once a session."""
-    import cli
+    from audioset_dcls.commands.tag import main
 
     monkeypatch.setattr("audioset_dcls.tagging.tagger.open_model", _open_once)
-    monkeypatch.setattr("preprocessing.decoder_process.DecoderPool", lambda started: nullcontext(_decoders()))
+    monkeypatch.setattr("preprocessing.decoding.process.DecoderPool", lambda started: nullcontext(_decoders()))
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dcls-tag", "--model", str(tagger_file), *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
-            cli.tag()
+            main()
         captured = capsys.readouterr()
         return int(exit_.value.code or 0), captured.out, captured.err
 

@@ -8,7 +8,7 @@ import pytest
 
 from audioset_dcls import Tagger
 from audioset_dcls.folders import data_folder
-from audioset_dcls.tagging.model import OnnxModel
+from audioset_dcls.tagging.session import OnnxModel
 from preprocessing.audio import read_audio
 from tests.tagging.conftest import RECORDINGS
 

@@ -15,9 +15,9 @@ import pytest
 import soundfile
 from onnx import TensorProto, helper
 
-from audioset_dcls.tagging.model import ModelError, OnnxModel
+from audioset_dcls.inference.predict import load_scorer
+from audioset_dcls.tagging.session import ModelError, OnnxModel
 from audioset_dcls.tagging.tagger import Tagger
-from audioset_dcls.training.predict import load_scorer
 from tests.test_imports import ROOT, write_tagger
 
 GOOD = {"labels": json.dumps(["Speech", "Dog", "Bark"]), "sample_rate": "32000"}
@@ -131,7 +131,7 @@ def test_what_shows_only_when_it_runs(tmp_path: Path, change: Callable[[Any], ob
     soundfile.write(tmp_path / "x.wav", np.zeros(8000), 32_000)
     with pytest.raises(ModelError, match=r"^[^\n]*hostile\.onnx: (scores of shape|fails on a waveform)[^\n]{1,600}$"):
         Tagger(tmp_path / "hostile.onnx")(tmp_path / "x.wav")
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import cli; cli.tag()"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from audioset_dcls.commands.tag import main; main()"
     command = [sys.executable, "-c", code, "--model", "hostile.onnx", "x.wav"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 import soxr
 
-from audioset_dcls.tagging.tagger import Failure, Options, Result, Tagger
+from audioset_dcls.tagging.results import Failure, Options, Result
+from audioset_dcls.tagging.tagger import Tagger
 from preprocessing.audio import AudioError, read_audio
 from tests.tagging.conftest import RECORDINGS, environment, first_labels
 

@@ -57,7 +57,7 @@ def command(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     def start(*arguments: str, before: str = "", **options: Any) -> subprocess.Popen[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
         script = tmp_path / "dcls-train"
-        script.write_text(f"{before}\nimport cli\n\ncli.train()\n")
+        script.write_text(f"{before}\nfrom audioset_dcls.commands.train import main\n\nmain()\n")
         return subprocess.Popen(
             [sys.executable, str(script), *arguments],
             cwd=tmp_path,

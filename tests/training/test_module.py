@@ -22,7 +22,7 @@ from audioset_dcls.models import create_model, save_checkpoint
 from audioset_dcls.training import run
 from audioset_dcls.training.callbacks import Teacher, WeightAverage, border_share
 from audioset_dcls.training.module import EmbeddingMatcher, TaggingModule
-from preprocessing.hdf5 import ClipFile, ClipWriter
+from preprocessing.clips.file import ClipFile, ClipWriter
 from preprocessing.log_mel import LogMel
 
 

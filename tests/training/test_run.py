@@ -23,11 +23,11 @@ from filelock import FileLock
 from small_runs import composed, curve
 
 from audioset_dcls.dcls import dcls_layers
+from audioset_dcls.inference.inspect import large_depthwise
 from audioset_dcls.models import create_model, load_checkpoint, save_checkpoint
 from audioset_dcls.training.module import TaggingModule
-from audioset_dcls.training.pictures import large_depthwise
 from audioset_dcls.training.run import accumulation, fine_tune, limited, record, train
-from preprocessing.hdf5 import ClipWriter
+from preprocessing.clips.file import ClipWriter
 from tests.processes import signalled_at
 
 Command = Callable[..., "subprocess.Popen[str]"]
@@ -418,7 +418,15 @@ def test_three_seeds_and_report(small: list[str], clips: Path, command: Command,
     """Two names for the same settings: three seeds each, then a report whose paired differences are zero."""
     settings = [setting for setting in small if not setting.startswith("name=")]
     finish(command("-m", "seed=0,1,2", "name=one,other", *settings, "epochs=1"))
-    evaluate = [sys.executable, "-c", "import cli; cli.evaluate()", "--runs", "runs", "--data", str(clips)]
+    evaluate = [
+        sys.executable,
+        "-c",
+        "from audioset_dcls.commands.evaluate import main; main()",
+        "--runs",
+        "runs",
+        "--data",
+        str(clips),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(evaluate, cwd=tmp_path, env=environment, check=True, capture_output=True)
     with (tmp_path / "runs" / "comparison" / "runs.csv").open(newline="") as file:

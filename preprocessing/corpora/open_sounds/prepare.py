@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from preprocessing.audio import SAMPLE_RATE, iter_audio
+from preprocessing.clips.file import CLIP_SAMPLES
 from preprocessing.corpora.open_sounds import lists
 from preprocessing.corpora.open_sounds.containers import read_member, split_path
 from preprocessing.corpora.open_sounds.debian import Packages
@@ -23,7 +24,6 @@ from preprocessing.corpora.open_sounds.synthetic import MISSING_TOOLS, missing_t
 from preprocessing.corpora.open_sounds.tars import Tars
 from preprocessing.corpora.open_sounds.writing import Job, Report, Sound, write_files
 from preprocessing.files import sha256_of
-from preprocessing.hdf5 import CLIP_SAMPLES
 
 SYNTHETIC = "synthetic"
 UNLABELLED = "unlabelled"

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.audio import AudioError
+from preprocessing.clips.file import CLIP_SAMPLES, ClipWriter, to_int16
 from preprocessing.corpora.open_sounds import containers
 from preprocessing.corpora.open_sounds.git import GoneError
 from preprocessing.corpora.open_sounds.lists import OpenSoundsError
-from preprocessing.hdf5 import CLIP_SAMPLES, ClipWriter, to_int16
 from preprocessing.labels import labels as audioset_labels
 
 BATCH = 32  # clips decoded and written at once: 20 MB

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from preprocessing.clips.file import ClipFile
 from preprocessing.corpora.open_sounds import OpenSoundsError, prepare_open_sounds
 from preprocessing.corpora.open_sounds.debian import unpack
 from preprocessing.corpora.open_sounds.lists import Recording
 from preprocessing.corpora.open_sounds.prepare import decode
-from preprocessing.hdf5 import ClipFile
 from preprocessing.labels import labels
 from tests.preprocessing.corpora.open_sounds.corpus import RATE, Corpus, frequency, tone
 from tests.processes import signalled_at

@@ -1,0 +1,132 @@
+"""dcls-export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from audioset_dcls.commands.parser import USAGE, add_train_data, create_parser, stop
+from preprocessing.terminal import show
+
+# names in a file's metadata that the export writes
+RESERVED = {
+    "calibration",
+    "format",
+    "labels",
+    "masked",
+    "model",
+    "precision",
+    "precision_loss",
+    "sample_rate",
+    "version",
+}
+
+
+def main() -> None:
+    """A checkpoint as an ONNX file."""
+    parser = create_parser(
+        "dcls-export",
+        "Export a checkpoint to ONNX: waveform in, scores and embedding out, the log-mel and the labels inside.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a published name or a URL")
+    parser.add_argument("target", type=Path, metavar="TAGGER.onnx", help="the file to write")
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "float16", "int8"),
+        help="float16 halves the file, int8 quarters it and needs --clips (default: float32)",
+    )
+    parser.add_argument(
+        "--clips",
+        nargs="+",
+        default=[],
+        metavar="FILE|FOLDER|GLOB",
+        help="calibrate int8 and measure the loss on these recordings (default: none)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE.h5",
+        help="fit the scores to these clips, so that 0.5 is as likely as not; mask classes with too few training clips",
+    )
+    parser.add_argument(
+        "--calibrate-by",
+        metavar="CHECKPOINT",
+        help="fit this one's scores instead: the one that the training began with, where it has heard these clips",
+    )
+    add_train_data(parser, "with --calibrate: which classes had training data (default: the numbers in the checkpoint)")
+    parser.add_argument(
+        "--about",
+        type=Path,
+        metavar="FILE.yaml",
+        help="what the file shall tell of the tagger: licence, data, scores, ... as names and values",
+    )
+    export(**vars(parser.parse_args()))
+
+
+def export(
+    checkpoint: str,
+    target: Path,
+    precision: str,
+    clips: Sequence[str],
+    calibrate: Sequence[Path] = (),
+    train_data: Sequence[Path] = (),
+    calibrate_by: str | None = None,
+    about: Path | None = None,
+) -> None:
+    """`dcls-export`; leaves by SystemExit with 1 where the checkpoint or a clip cannot be read."""
+    from audioset_dcls.export import onnx
+    from audioset_dcls.models.checkpoint import load_checkpoint
+    from audioset_dcls.tagging.recordings import find_recordings
+
+    if precision not in onnx.PRECISIONS:
+        stop("dcls-export", USAGE, f"precision {precision!r} is unknown; use one of {', '.join(onnx.PRECISIONS)}")
+    found = find_recordings(clips)
+    if found.problems:
+        stop("dcls-export", 1, found.problems[0])
+    try:
+        facts = {} if about is None else read_facts(about)
+        model = load_checkpoint(checkpoint)
+        if calibrate:
+            from audioset_dcls.export.calibrate import LEAST_CLIPS, LEAST_SOURCES, finish
+
+            judge = None if calibrate_by is None else load_checkpoint(calibrate_by)
+            model = finish(model, calibrate, train_data, judge)
+            before, after = model.metadata["calibration"]["calibration_error"]
+            show(
+                f"calibrated on {', '.join(map(str, calibrate))}: mean gap of score and share of positives "
+                f"{before:.3f}, now {after:.3f}; {len(model.metadata['masked'])} classes with fewer than "
+                f"{LEAST_CLIPS} training clips of {LEAST_SOURCES} sources masked"
+            )
+        model.metadata = {**model.metadata, **facts}
+        written = onnx.export(model, target, precision, [clip.path for clip in found.recordings])
+    except (OSError, ValueError) as error:  # CheckpointError and AudioError are ValueErrors
+        stop("dcls-export", 1, str(error))
+    show(f"{written.path}: {written.megabytes:.1f} MB, {written.method}; cropped kernels: {written.kernels}")
+    if written.loss is not None:
+        loss = written.loss
+        show(
+            f"difference to float32 over {loss.windows} windows: mean {loss.mean:.2g}, largest {loss.largest:.2g}; "
+            f"same best tag in {loss.same_best:.1%}"
+        )
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a YAML file tells of a tagger, for its metadata. Raises ValueError for what is no mapping of names."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict) or not all(isinstance(name, str) for name in facts):
+            raise ValueError("holds no names with values")
+        json.dumps(facts)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, TypeError) as error:
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        raise ValueError(f"{path}: cannot be read as facts about a tagger: {reason}") from error
+    if taken := RESERVED & facts.keys():
+        raise ValueError(f"{path}: {', '.join(sorted(taken))}: the export itself writes that; choose another name")
+    return facts

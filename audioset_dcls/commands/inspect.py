@@ -1,0 +1,29 @@
+"""dcls-inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from audioset_dcls.commands.parser import create_parser
+from preprocessing.terminal import printable, show
+
+
+def main() -> None:
+    """Pictures of what a checkpoint learned."""
+    parser = create_parser(
+        "dcls-inspect",
+        "Draw a checkpoint's large kernels, where the elements of its DCLS layers sit, and its effective receptive "
+        "field, each as a PNG.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a published name or a URL")
+    parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="for the receptive field")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: <checkpoint>-pictures)")
+    arguments = parser.parse_intermixed_args()
+    from audioset_dcls.inference.inspect import inspect
+
+    output = arguments.output or Path(f"{Path(arguments.checkpoint).with_suffix('').name}-pictures")
+    try:
+        for path in inspect(arguments.checkpoint, output, arguments.recordings):
+            show(path)
+    except (ValueError, OSError) as error:
+        raise SystemExit(printable(f"dcls-inspect: {error}")) from None

@@ -1,0 +1,257 @@
+"""dcls-tag."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+from audioset_dcls.commands.parser import USAGE, create_parser, stop
+from preprocessing.terminal import show
+
+if TYPE_CHECKING:
+    from preprocessing.decoding.process import DecoderPool
+
+COMMAND = "dcls-tag"
+_INTERRUPTED = 128
+
+
+def main() -> None:
+    """What sounds in recordings."""
+    parser = create_parser(
+        "dcls-tag",
+        "Tag recordings: which of AudioSet's 527 sounds are in them, and with --timeline when. "
+        "Scores are independent probabilities.",
+        epilog="exit status: 0 all tagged, 1 some failed (the others are tagged) or lack sound of unknown length (then "
+        "later times are too early), 2 usage, 130 interrupted",
+    )
+    parser.add_argument("inputs", nargs="*", metavar="FILE|FOLDER|GLOB|-", help="folders recursively; - is stdin")
+    pick = parser.add_argument_group("what to show")
+    pick.add_argument("--top", type=int, default=5, metavar="N", help="at most so many tags a recording (default: 5)")
+    pick.add_argument(
+        "--threshold", type=float, default=0.2, metavar="SCORE", help="lowest score of a tag or event (default: 0.2)"
+    )
+    pick.add_argument("--labels", type=Path, metavar="TXT", help="only the classes named there (default: all)")
+    pick.add_argument("--timeline", action="store_true", help="events, with start and end, not tags (default: off)")
+    write = parser.add_argument_group("how to write it")
+    write.add_argument(
+        "--format",
+        default="table",
+        metavar="NAME,...",
+        help="table, json, jsonl, csv, audacity, raven, parquet; several with -o (default: table)",
+    )
+    write.add_argument("-o", "--output", type=Path, metavar="DIR", help="write files there (default: to stdout)")
+    write.add_argument(
+        "--separate", action="store_true", help="with -o: a file for each recording in every format (default: off)"
+    )
+    write.add_argument("--embeddings", action="store_true", help="with -o: (windows, D) as .npy (default: off)")
+    write.add_argument("--plot", action="store_true", help="a PNG of waveform, log-mel and tags (default: off)")
+    write.add_argument("--quiet", action="store_true", help="nothing but errors on stderr (default: off)")
+    work = parser.add_argument_group("how to work")
+    work.add_argument("--model", metavar="NAME|PATH", help=".onnx file, checkpoint or name (default: the embedded one)")
+    work.add_argument("--list-models", action="store_true", help="show the names that --model takes")
+    work.add_argument(
+        "--window",
+        type=float,
+        metavar="S",
+        help="cut longer recordings so (default: as the tagger was trained, the embedded one on 2.56, others on 10)",
+    )
+    work.add_argument(
+        "--hop",
+        type=float,
+        metavar="S",
+        help="from window to window (default: half the window, the embedded tagger's own window whole)",
+    )
+    work.add_argument(
+        "--channel",
+        default="mix",
+        metavar="NAME",
+        help="mix, left, right, a number from 1, or each: every channel as a recording of its own (default: mix)",
+    )
+    work.add_argument("--jobs", type=int, metavar="N", help="threads (default: one a core)")
+    work.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: cpu)")
+    work.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with -o: continue a run that was cut short (default: --resume)",
+    )
+    tag(parser.parse_args())
+
+
+def tag(arguments: argparse.Namespace) -> None:
+    """`dcls-tag`; leaves by SystemExit: 0 all tagged, 1 some failed or nothing can be written, 2 usage, 130 Ctrl-C."""
+    if arguments.list_models:
+        for line in model_names():
+            show(line)
+        return
+    if not arguments.inputs:
+        stop(COMMAND, USAGE, "name recordings, folders or globs to tag, or - for stdin; see --help")
+    signal.signal(signal.SIGTERM, _interrupt)  # what `docker stop` and batch systems send
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names and labels in any language, wherever the output goes
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    _keep_stdout_for_results()
+    try:
+        from audioset_dcls.tagging.job import EACH, Outputs, UsageError, run
+        from audioset_dcls.tagging.journal import FolderRemovedError, JournalError
+        from audioset_dcls.tagging.recordings import find_recordings
+        from audioset_dcls.tagging.results import Options
+        from audioset_dcls.tagging.session import ModelError
+        from audioset_dcls.tagging.tagger import Tagger
+        from preprocessing.audio import MIX, to_channel
+
+        try:
+            outputs = Outputs(
+                tuple(arguments.format.split(",")),
+                arguments.output,
+                arguments.separate,
+                arguments.timeline,
+                arguments.embeddings,
+                arguments.plot,
+            )
+            one = to_channel(MIX if arguments.channel == EACH else arguments.channel)
+            options = Options(arguments.window, arguments.hop, arguments.threshold, arguments.top, channel=one)
+            if arguments.jobs is not None and arguments.jobs < 1:
+                raise UsageError(f"jobs must be at least 1, not {arguments.jobs}")
+        except ValueError as error:  # UsageError is one
+            stop(COMMAND, USAGE, str(error))
+        found = find_recordings(arguments.inputs)
+        with _decoders(len(found.recordings), arguments.jobs) as decoders:
+            try:
+                tagger = Tagger(arguments.model, arguments.device, arguments.jobs)
+                options = options.of(tagger)
+                if arguments.labels is not None:
+                    options = replace(options, labels=read_labels(arguments.labels, tagger.labels))
+            except ValueError as error:  # ModelError is one
+                stop(COMMAND, USAGE, str(error))
+            try:
+                summary = run(
+                    found,
+                    tagger,
+                    options,
+                    outputs,
+                    arguments.resume,
+                    arguments.quiet,
+                    arguments.channel == EACH,
+                    decoders,
+                )
+                sys.stdout.flush()
+            except (UsageError, JournalError, ModelError) as error:
+                stop(COMMAND, 1 if isinstance(error, FolderRemovedError) else USAGE, str(error))
+    except BrokenPipeError:  # `dcls-tag ... | head`
+        _abandon_stdout()
+        raise SystemExit(1) from None
+    except OSError as error:
+        _abandon_stdout()
+        kept = "; what was done is kept, the same command continues" if arguments.output else ""
+        stop(
+            COMMAND,
+            1,
+            f"{error.filename or arguments.output or 'stdout'}: cannot be written: {error.strerror or error}{kept}",
+        )
+    except KeyboardInterrupt as interrupt:
+        _abandon_stdout()
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        stop(
+            COMMAND,
+            _INTERRUPTED + number,
+            "interrupted" + "; the same command continues there" * bool(arguments.output),
+        )
+    raise SystemExit(summary.exit_status)
+
+
+def read_labels(path: Path, known: Sequence[str]) -> tuple[str, ...]:
+    """Display names from a text file with a name or MID a line; "#" begins a comment line. Raises ValueError."""
+    from preprocessing.labels import labels as audioset_labels
+
+    names = {label.mid: label.display_name for label in audioset_labels()}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as a list of labels: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    wanted = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    chosen = [names.get(name, name) for name in wanted]
+    for name in chosen:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(
+                f"{path}: the tagger knows no {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+    if not chosen:
+        raise ValueError(f"{path}: holds no labels; write one display name a line")
+    return tuple(dict.fromkeys(chosen))
+
+
+def model_names() -> list[str]:
+    """One line for the embedded tagger and each published checkpoint."""
+    from audioset_dcls.tagging.session import ModelError
+    from audioset_dcls.tagging.tagger import EMBEDDED, embedded_tagger
+
+    try:
+        embedded = str(embedded_tagger())
+    except ModelError:
+        embedded = f"{EMBEDDED} is missing in this installation"
+    lines = [f"{'(default)':<16}  {embedded}"]
+    try:
+        from audioset_dcls.models.hub import available_checkpoints
+    except ImportError:
+        return [*lines, "published checkpoints need torch: pip install audioset-dcls"]
+    for name, entry in available_checkpoints().items():
+        lines.append(
+            f"{name:<16}  {entry.trunk}, {entry.parameters / 1e6:.1f} M parameters, "
+            f"AudioSet mAP {entry.mean_average_precision:.1f}"
+        )
+    return lines
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _decoders(recordings: int, jobs: int | None) -> AbstractContextManager[DecoderPool | None]:
+    """Processes that decode, which load their libraries while this one opens the model.
+
+    None for a single recording: this process decodes it sooner, and there is no other one to lose.
+    """
+    if recordings < 2:
+        return nullcontext()
+    from preprocessing.cores import usable_cores
+    from preprocessing.decoding.process import DecoderPool
+
+    return DecoderPool(min(jobs or usable_cores(), recordings))
+
+
+def _keep_stdout_for_results() -> None:
+    """Let descriptor 1 lead nowhere, since C libraries print there, and `sys.stdout` to what it led to."""
+    if not _has_descriptor(sys.stdout) or sys.stdout.fileno() != 1:
+        return
+    sys.stdout.flush()
+    results = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    sys.stdout = open(results, "w", encoding="utf-8", errors="backslashreplace")  # noqa: PTH123, SIM115
+
+
+def _has_descriptor(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.fileno() >= 0
+    except (OSError, ValueError):  # a stream in memory, or a closed one
+        return False
+
+
+def _abandon_stdout() -> None:
+    """Nothing more can or should be written there; Python would try once more on its way out, and complain."""
+    if _has_descriptor(sys.stdout):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

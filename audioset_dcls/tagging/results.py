@@ -1,0 +1,131 @@
+"""What is tagged and how, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from audioset_dcls.tagging.events import Event
+from audioset_dcls.tagging.windows import LONGEST_WINDOW, SHORTEST_WINDOW
+from preprocessing.audio import MIX, Note, to_channel
+
+if TYPE_CHECKING:
+    from audioset_dcls.tagging.tagger import Tagger
+
+File: TypeAlias = str | Path | IO[bytes] | bytes
+Decode: TypeAlias = Callable[[Any, float, int, str | int, Callable[[Note], None]], Iterator[np.ndarray]]
+THRESHOLD, TOP = 0.2, 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to cut, pool and report.
+
+    window, hop: seconds; longer recordings are cut in windows of `window` every `hop`. By default a window is as long
+        as the clips that the tagger learned from, 10 s at most, and the hop what its file says, or half the window.
+    threshold, top: what counts as an event, see `EventTracker`. They leave `Result.scores` alone.
+    labels: display names; the results hold these classes only.
+    channel: which one of a file to hear: "mix", "left", "right", or its number from 1.
+    timeline, embeddings: keep them for every window (2 kB and about 1.3 kB a window).
+    """
+
+    window: float | None = None
+    hop: float | None = None
+    threshold: float = THRESHOLD
+    top: int = TOP
+    labels: tuple[str, ...] | None = None
+    channel: str | int = MIX
+    timeline: bool = True
+    embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.window is not None and not SHORTEST_WINDOW <= self.window <= 3600:
+            raise ValueError(f"window must be {SHORTEST_WINDOW} to 3600 seconds, not {self.window:g}")
+        longest = 3600 if self.window is None else self.window
+        if self.hop is not None and not SHORTEST_WINDOW <= self.hop <= longest:
+            raise ValueError(f"hop must be {SHORTEST_WINDOW} to {longest:g} seconds (the window), not {self.hop:g}")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must be above 0 and at most 1, not {self.threshold:g}")
+        if self.top < 1:
+            raise ValueError(f"top must be at least 1, not {self.top}")
+        to_channel(self.channel)
+
+    def of(self, tagger: Tagger) -> Settings:
+        """With the tagger's own window where none is given. Raises ValueError where the hop is longer."""
+        window = tagger.window if self.window is None else self.window
+        hop = self.hop
+        if hop is None:
+            hop = tagger.hop if self.window is None else max(window / 2, SHORTEST_WINDOW)
+        return Settings(**{**vars(self), "window": window, "hop": hop})
+
+
+@dataclass(frozen=True)
+class Settings(Options):
+    """Options of which nothing is left open."""
+
+    window: float = LONGEST_WINDOW
+    hop: float = LONGEST_WINDOW / 2
+
+
+@dataclass
+class Result:
+    """What was heard in one recording. Scores are independent sigmoid probabilities: they do not sum to 1.
+
+    Attributes:
+        source: what was tagged, for display.
+        duration: seconds.
+        labels: display names in the order of the scores.
+        scores, mean_scores: (C,) float32, the highest and the mean of the windows' scores.
+        starts: (windows,) seconds; a window lasts `window` seconds, the last one ends with the recording.
+        window: seconds.
+        events: tags from when to when, see `EventTracker`.
+        timeline: (windows, C) float32 scores, or None.
+        embeddings: (windows, D) float32, or None.
+        note: what the user should know of the recording, such as sound that is missing in it, or None.
+    """
+
+    source: str
+    duration: float
+    labels: tuple[str, ...]
+    scores: np.ndarray
+    mean_scores: np.ndarray
+    starts: np.ndarray
+    window: float
+    events: list[Event]
+    timeline: np.ndarray | None = None
+    embeddings: np.ndarray | None = None
+    note: Note | None = None
+
+    @property
+    def embedding(self) -> np.ndarray | None:
+        """(D,) float32: the mean over the windows."""
+        return None if self.embeddings is None else self.embeddings.mean(0)
+
+    def top(self, count: int = TOP, threshold: float = 0.0) -> list[tuple[str, float]]:
+        """The `count` best tags with a score of at least `threshold`: (display name, score), best first."""
+        best = np.argsort(-self.scores, kind="stable")[:count]
+        return [(self.labels[i], float(self.scores[i])) for i in best if self.scores[i] >= threshold]
+
+
+@dataclass(frozen=True)
+class OneChannel:
+    """One channel of a file as a recording of its own, called `name`."""
+
+    file: File
+    channel: str | int
+    name: str
+
+
+Source: TypeAlias = File | np.ndarray | OneChannel  # or a tensor
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A recording that could not be tagged; `message` is one line that names it."""
+
+    source: str
+    message: str
