@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audioset_dcls.dcls.depthwise import _correlate, crop_to_reach, is_spectral_faster
+from audioset_dcls.dcls.depthwise import crop_to_reach, is_spectral_faster
+from audioset_dcls.dcls.spectral import correlate
 
 SHAPES = [(96, 64, 62), (192, 32, 31), (384, 16, 15), (768, 8, 7)]
 
@@ -64,7 +65,7 @@ def row(batch: int, channels: int, height: int, width: int, kernel: int) -> None
     grads = [torch.randn_like(x) for x in inputs]
 
     def ours(x: Tensor, k: Tensor) -> Tensor:
-        return _correlate(x, k, *padding)
+        return correlate(x, k, *padding)
 
     def of_torch(x: Tensor, k: Tensor) -> Tensor:
         return F.conv2d(x, k, padding=padding, groups=channels)

@@ -31,7 +31,9 @@ from audioset_dcls.evaluation.summary import RESAMPLED, TOP_COUNTS
 from audioset_dcls.folders import data_folder
 from audioset_dcls.tagging.results import Options, Result
 from audioset_dcls.tagging.tagger import Tagger
-from preprocessing.clips.file import INT16_SCALE, SAMPLE_RATE, ClipFile
+from preprocessing.audio import SAMPLE_RATE
+from preprocessing.clips.layout import INT16_SCALE
+from preprocessing.clips.reader import ClipFile
 
 RESAMPLES = 1000
 COLUMNS = ("clips of", "length", "classes", "clips", "sources", "metric", "tagger", "teacher", "tagger / teacher")

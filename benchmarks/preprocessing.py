@@ -32,7 +32,8 @@ from torchaudio.transforms import AmplitudeToDB, MelScale, Spectrogram
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from preprocessing.audio import SAMPLE_RATE, read_audio
-from preprocessing.clips.file import INT16_SCALE, ClipWriter, to_int16
+from preprocessing.clips.layout import INT16_SCALE, to_int16
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.constants import F_MAX, F_MIN, HOP, MEAN, N_FFT, N_MELS, STD
 from preprocessing.loading.datamodule import AudioSetDataModule
 from preprocessing.log_mel import LogMel, pad_or_trim

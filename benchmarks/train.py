@@ -33,7 +33,8 @@ from audioset_dcls.folders import data_folder
 from audioset_dcls.training.module import TaggingModule
 from audioset_dcls.training.run import build
 from preprocessing.augment import smooth_labels
-from preprocessing.clips.file import INT16_SCALE, ClipWriter
+from preprocessing.clips.layout import INT16_SCALE
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.loading.datamodule import AudioSetDataModule
 
 CASES = [f"{trunk}{kind}" for trunk in ("convnext_tiny", "convformer_s18", "fastvit_sa24") for kind in ("", "_dcls")]

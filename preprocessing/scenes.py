@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from preprocessing.clips.file import INT16_SCALE, ClipFile, ClipFileError
+from preprocessing.clips.layout import INT16_SCALE, ClipFileError
+from preprocessing.clips.reader import ClipFile
 from preprocessing.constants import SAMPLE_RATE
 from preprocessing.files import atomic_write, lock
 

@@ -17,7 +17,8 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from audioset_dcls.evaluation.compare import Comparison, markdown, print_comparison
+from audioset_dcls.evaluation.compare import Comparison
+from audioset_dcls.evaluation.compare_report import markdown, print_comparison
 from audioset_dcls.evaluation.report import csv_text
 from audioset_dcls.evaluation.runs import Run
 from audioset_dcls.tagging.writers import TEXT_FORMATS

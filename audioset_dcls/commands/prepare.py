@@ -90,7 +90,7 @@ def main() -> None:
     workers = arguments.get("workers")
     if workers is not None and workers < 1:
         parser.error("--workers must be at least 1")
-    from preprocessing.clips.file import ClipFileError
+    from preprocessing.clips.layout import ClipFileError
     from preprocessing.corpora.open_sounds.lists import OpenSoundsError
 
     make = arguments.pop("make")
@@ -107,14 +107,14 @@ def main() -> None:
 
 
 def _prepare_audioset(audio: list[Path], segments: Path | None, **options: Any) -> None:
-    from preprocessing.corpora.prepare import audioset_collection
+    from preprocessing.corpora.audioset import audioset_collection
 
     _prepare(audioset_collection(audio, segments), **options)
 
 
 def _prepare_folder(place: Path, labels_from: Path | None, **options: Any) -> None:
-    from preprocessing.clips.file import ClipFile
-    from preprocessing.corpora.prepare import folder_collection
+    from preprocessing.clips.reader import ClipFile
+    from preprocessing.corpora.folder import folder_collection
 
     _prepare(folder_collection(place, ClipFile(labels_from).labels if labels_from else None), **options)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocessing import labels as audioset
-from preprocessing.clips.file import hash_ids
+from preprocessing.clips.layout import hash_ids
 
 FULL = "full"  # the key of whole clips; those of cut ones are `length_name(seconds)`
 

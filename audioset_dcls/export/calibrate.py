@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from audioset_dcls.dcls import fold
 from audioset_dcls.evaluation.calibration import calibration_error, fit_calibration, log_loss
 from audioset_dcls.models.trunks import AudioTagger
-from preprocessing.clips.file import INT16_SCALE, ClipFile, ClipFileError
+from preprocessing.clips.layout import INT16_SCALE, ClipFileError
+from preprocessing.clips.reader import ClipFile
 from preprocessing.loading.coverage import Coverage, class_coverage
 from preprocessing.log_mel import LogMel
 

@@ -22,7 +22,7 @@ from audioset_dcls.evaluation.report import Report, print_summary
 from audioset_dcls.evaluation.runs import CHECKPOINT, evaluation_folder, find_runs
 from audioset_dcls.evaluation.summary import summarize
 from audioset_dcls.inference.predict import Scorer, load_scorer, predict_lengths, progress
-from preprocessing.clips.file import ClipFile
+from preprocessing.clips.reader import ClipFile
 from preprocessing.files import sha256_of
 from preprocessing.terminal import printable, show
 

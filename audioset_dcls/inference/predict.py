@@ -20,7 +20,9 @@ from audioset_dcls.evaluation.predictions import Predictions, length_name
 from audioset_dcls.models import load_checkpoint
 from audioset_dcls.tagging.session import available_providers, open_session
 from preprocessing import checks
-from preprocessing.clips.file import INT16_SCALE, SAMPLE_RATE, ClipFile
+from preprocessing.audio import SAMPLE_RATE
+from preprocessing.clips.layout import INT16_SCALE
+from preprocessing.clips.reader import ClipFile
 from preprocessing.loading.dataset import empty_batch, shared_memory_errors, workers_that_fit
 from preprocessing.log_mel import LogMel
 from preprocessing.terminal import first_line, printable

@@ -28,7 +28,6 @@ class PublishedCheckpoint:
     dcls: bool
     parameters: int
     mean_average_precision: float
-    standard_deviation: float
 
 
 def available_checkpoints() -> dict[str, PublishedCheckpoint]:

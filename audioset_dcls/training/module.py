@@ -17,7 +17,7 @@ from audioset_dcls.evaluation.metrics import mean_average_precision
 from audioset_dcls.models import AudioTagger, checkpoint_header
 from audioset_dcls.training.optimizer import create_optimizer, warmup_cosine
 from preprocessing.augment import Augment, smooth_labels
-from preprocessing.clips.file import INT16_SCALE
+from preprocessing.clips.layout import INT16_SCALE
 from preprocessing.log_mel import LogMel
 
 TEACHER_MARGIN = (

@@ -34,17 +34,14 @@ from omegaconf import DictConfig, OmegaConf
 from audioset_dcls.dcls import replace_depthwise
 from audioset_dcls.evaluation.runs import CHECKPOINT
 from audioset_dcls.models import AudioTagger, load_checkpoint
-from audioset_dcls.training.callbacks import (
-    CheckpointFile,
-    Checkpoints,
-    EpochLog,
-    PositionStatistics,
-    Teacher,
-    WeightAverage,
-)
+from audioset_dcls.training.callbacks.average import WeightAverage
+from audioset_dcls.training.callbacks.checkpoints import CheckpointFile, Checkpoints, EpochLog
+from audioset_dcls.training.callbacks.positions import PositionStatistics
+from audioset_dcls.training.callbacks.teacher import Teacher
 from audioset_dcls.training.module import TaggingModule
 from preprocessing import checks
-from preprocessing.clips.file import SAMPLE_RATE, hash_ids
+from preprocessing.audio import SAMPLE_RATE
+from preprocessing.clips.layout import hash_ids
 from preprocessing.files import atomic_write, lock
 
 RECORDED_PACKAGES = ("audioset-dcls", "torch", "torchaudio", "timm", "lightning", "numpy", "h5py", "hydra-core")

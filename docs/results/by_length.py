@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from audioset_dcls.evaluation.compare import mean_and_deviation
 from audioset_dcls.evaluation.metrics import mean_average_precision, micro_average_precision
 from audioset_dcls.evaluation.runs import CHECKPOINT, evaluation_folder, find_runs
-from preprocessing.clips.file import ClipFile
+from preprocessing.clips.reader import ClipFile
 from preprocessing.constants import SAMPLE_RATE
 
 LIMITS = (0, 1, 2.56, 10.01)  # seconds; the study's models learn from scenes of 2.56 s

@@ -19,7 +19,7 @@ from audioset_dcls.evaluation.predictions import FULL, Predictions
 from audioset_dcls.evaluation.runs import CHECKPOINT, Run, evaluation_folder
 from audioset_dcls.evaluation.summary import summarize
 from audioset_dcls.inference.predict import load_scorer
-from preprocessing.clips.file import ClipFile
+from preprocessing.clips.reader import ClipFile
 from preprocessing.constants import SAMPLE_RATE
 
 SCENE = round(2.56 * SAMPLE_RATE)  # samples

@@ -15,8 +15,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from preprocessing.audio import AudioError, Waveform, iter_audio
-from preprocessing.clips.file import CLIP_SAMPLES, SAMPLE_RATE, encode, to_int16
+from preprocessing.audio import SAMPLE_RATE, AudioError, Waveform, iter_audio
+from preprocessing.clips.layout import CLIP_SAMPLES, to_int16
+from preprocessing.clips.writer import encode
 
 CLIP_SECONDS = CLIP_SAMPLES / SAMPLE_RATE
 FIRST, ALL = "first", "all"

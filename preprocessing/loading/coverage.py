@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from preprocessing.clips.file import ClipFile
+from preprocessing.clips.reader import ClipFile
 from preprocessing.scenes import CONFIDENT
 
 _BLOCK = 4096  # clips read at once

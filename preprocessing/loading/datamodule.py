@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from preprocessing.clips.file import ClipFileError
+from preprocessing.clips.layout import ClipFileError
 from preprocessing.loading.coverage import Coverage, class_coverage
 from preprocessing.loading.dataset import ClipDataset, Request, shared_memory_errors, workers_that_fit
 

@@ -19,7 +19,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from preprocessing.audio import SAMPLE_RATE
 from preprocessing.clips.checks import dataset, texts
-from preprocessing.clips.file import ClipFile, ClipFileError, clip_id
+from preprocessing.clips.layout import ClipFileError, clip_id
+from preprocessing.clips.reader import ClipFile
 from preprocessing.npz import read_npz
 
 _SHARED_MEMORY = Path("/dev/shm")  # where torch puts the batches of worker processes on Linux

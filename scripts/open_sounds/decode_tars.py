@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.audio import read_audio
-from preprocessing.clips.file import CLIP_SAMPLES, to_int16
+from preprocessing.clips.layout import CLIP_SAMPLES, to_int16
 
 
 def main(corpus: Path, work: Path) -> None:

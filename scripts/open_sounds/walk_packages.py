@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.audio import SAMPLE_RATE, AudioError, iter_audio
-from preprocessing.clips.file import to_int16
+from preprocessing.clips.layout import to_int16
 from preprocessing.corpora.open_sounds.containers import rcc_members, read_member, split_path
 from preprocessing.corpora.open_sounds.lists import load_packages, load_recordings
 

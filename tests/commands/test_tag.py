@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from audioset_dcls.commands import export, tag
-from tests.tagging.conftest import RECORDINGS, environment
+from tests.conftest import RECORDINGS, environment
 
 Here = Callable[..., tuple[int, str, str]]
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioset_dcls.dcls import Dcls2d, depthwise_conv2d
-from audioset_dcls.dcls.depthwise import _convolve, _correlate, crop_to_reach, is_spectral_faster
+from audioset_dcls.dcls.depthwise import _convolve, crop_to_reach, is_spectral_faster
+from audioset_dcls.dcls.spectral import correlate
 
 
 def pair(shape: tuple[int, ...], kernel: tuple[int, int], dtype: torch.dtype = torch.float64):
@@ -33,7 +34,7 @@ def test_equals_torch_for_any_size_in_output_and_gradients(size, kernel, padding
         return
     x, k = pair((2, 3, *size), kernel)
     expected = F.conv2d(x, k, padding=padding, groups=3)
-    actual = _correlate(x, k, *padding)
+    actual = correlate(x, k, *padding)
     grad = torch.randn_like(expected)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-11)
     gradients = [torch.autograd.grad(y, (x, k), grad) for y in (actual, expected)]
@@ -44,7 +45,7 @@ def test_equals_torch_for_any_size_in_output_and_gradients(size, kernel, padding
 def test_float32_error_on_the_shapes_of_the_paper(size):
     x, k = pair((2, 8, *size), (23, 23), torch.float32)
     exact_x, exact_k = x.detach().double().requires_grad_(), k.detach().double().requires_grad_()
-    actual = _correlate(x, k, 11, 11)
+    actual = correlate(x, k, 11, 11)
     exact = F.conv2d(exact_x, exact_k, padding=11, groups=8)
     grad = torch.randn_like(exact)
     compared = [(actual, exact)]
@@ -72,20 +73,20 @@ def test_cropping_the_kernel_is_exact(size, kernel):
 
 def test_gradients_of_first_and_second_order():
     x, k = pair((2, 2, 5, 4), (3, 5))
-    assert torch.autograd.gradcheck(lambda x, k: _correlate(x, k, 1, 2), (x, k))
-    assert torch.autograd.gradgradcheck(lambda x, k: _correlate(x, k, 1, 2), (x, k))
+    assert torch.autograd.gradcheck(lambda x, k: correlate(x, k, 1, 2), (x, k))
+    assert torch.autograd.gradgradcheck(lambda x, k: correlate(x, k, 1, 2), (x, k))
 
 
 def test_the_operator_is_registered_soundly():
     x, k = pair((2, 3, 6, 7), (5, 3), torch.float32)
-    torch.library.opcheck(_correlate, (x, k, 2, 1))
+    torch.library.opcheck(correlate, (x, k, 2, 1))
 
 
 def test_large_batches_go_through_in_parts():
     x, k = pair((70, 16, 32, 31), (23, 23), torch.float32)  # 70 clips: several parts of spectra
     with torch.no_grad():
-        expected = torch.cat([_correlate(clip[None], k, 11, 11) for clip in x])
-        torch.testing.assert_close(_correlate(x, k, 11, 11), expected, rtol=1e-5, atol=1e-4)
+        expected = torch.cat([correlate(clip[None], k, 11, 11) for clip in x])
+        torch.testing.assert_close(correlate(x, k, 11, 11), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_choice_takes_spectra_for_large_kernels_and_torch_for_small_ones():

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from audioset_dcls.commands.tag import read_facts
+from audioset_dcls.commands.export import read_facts
 from audioset_dcls.evaluation.calibration import calibration_error, fit_calibration, log_loss
 from audioset_dcls.export.calibrate import finish, score
 from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint
 from audioset_dcls.models.trunks import AudioTagger, create_model
 from audioset_dcls.tagging.session import OnnxModel
-from preprocessing.clips.file import ClipFile, ClipFileError, ClipWriter, to_int16
-from tests.tagging.conftest import ROOT
+from preprocessing.clips.layout import ClipFileError, to_int16
+from preprocessing.clips.reader import ClipFile
+from preprocessing.clips.writer import ClipWriter
+from tests.conftest import ROOT
 
 LABELS = tuple("abcdef")  # "f" has no training data
 SAMPLES = 16_000

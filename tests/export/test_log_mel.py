@@ -9,7 +9,7 @@ from audioset_dcls.export.log_mel import MatmulLogMel
 from preprocessing.audio import read_audio
 from preprocessing.constants import EFFICIENTAT_LOG_MEL, LogMelSettings
 from preprocessing.log_mel import LogMel
-from tests.tagging.conftest import RECORDINGS, exact_log_mel
+from tests.conftest import RECORDINGS, exact_log_mel
 
 
 @pytest.mark.parametrize("samples", [513, 639, 640, 1000, 31_999, 32_000, 32_001, 100_257])

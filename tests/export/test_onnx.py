@@ -17,7 +17,7 @@ from audioset_dcls.tagging.session import ModelError, OnnxModel
 from audioset_dcls.tagging.tagger import open_model
 from preprocessing.audio import read_audio
 from preprocessing.log_mel import LogMel
-from tests.tagging.conftest import RECORDINGS, exact_log_mel, first_labels
+from tests.conftest import RECORDINGS, exact_log_mel, first_labels
 
 
 def scores_of(model: AudioTagger, waveforms: torch.Tensor) -> np.ndarray:

@@ -20,7 +20,9 @@ from audioset_dcls.export.onnx import export
 from audioset_dcls.inference.predict import predict
 from audioset_dcls.models import create_model, load_checkpoint, save_checkpoint
 from preprocessing.audio import read_audio
-from preprocessing.clips.file import ClipFile, ClipWriter, hash_ids, to_int16
+from preprocessing.clips.layout import hash_ids, to_int16
+from preprocessing.clips.reader import ClipFile
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.files import sha256_of
 from preprocessing.log_mel import LogMel
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stand_ins
 import torch
 
 from audioset_dcls.dcls import Folded, dcls_layers, fold
@@ -23,6 +22,7 @@ from audioset_dcls.models import (
     reparameterize,
     save_checkpoint,
 )
+from tests.models import stand_ins
 
 LOG_MEL = torch.randn(2, 1, 128, 200, generator=torch.Generator().manual_seed(0))
 SMALL = {"num_classes": 3, "kernel_count": 6, "dilated_kernel_size": 11}

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stand_ins
 import torch
 
 from audioset_dcls.dcls import dcls_layers, fold
 from audioset_dcls.models import load_checkpoint, reparameterize
 from audioset_dcls.models.published import convert_published, is_published, published_config
+from tests.models import stand_ins
 
 TOLERANCE = 1e-4  # absolute, on logits of up to 4.8
 

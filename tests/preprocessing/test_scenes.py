@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.clips.file import ClipFileError, ClipWriter
+from preprocessing.clips.layout import ClipFileError
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.scenes import (
     NOISE_EXPONENTS,
     Plan,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from tests.tagging.conftest import RECORDINGS
+from tests.conftest import RECORDINGS
 
 RATE = 32_000
 FINE, FAILS = True, False  # whether there is something to tag

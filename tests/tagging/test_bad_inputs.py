@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from preprocessing.audio import read_audio
+from tests.conftest import RECORDINGS, write_tones
 from tests.preprocessing.test_audio import encode_with_ffmpeg, encode_with_soundfile
 from tests.tagging.bad_inputs import BAD_INPUTS, FAILS
-from tests.tagging.conftest import RECORDINGS, write_tones
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 GOOD = ("good_1.wav", "good_2.wav", "good_3.wav")

@@ -10,7 +10,7 @@ from audioset_dcls import Tagger
 from audioset_dcls.folders import data_folder
 from audioset_dcls.tagging.session import OnnxModel
 from preprocessing.audio import read_audio
-from tests.tagging.conftest import RECORDINGS
+from tests.conftest import RECORDINGS
 
 FILE = data_folder("checkpoints") / "tagger.onnx"
 

@@ -17,8 +17,8 @@ import soundfile
 
 from audioset_dcls.tagging.journal import NAME
 from preprocessing.audio import read_audio
+from tests.conftest import COMMAND, RECORDINGS, environment, first_labels, write_tones
 from tests.processes import line_count, wait_until
-from tests.tagging.conftest import COMMAND, RECORDINGS, environment, first_labels, write_tones
 
 Here = Callable[..., tuple[int, str, str]]
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -16,7 +16,7 @@ import soxr
 from audioset_dcls.tagging.results import Failure, Options, Result
 from audioset_dcls.tagging.tagger import Tagger
 from preprocessing.audio import AudioError, read_audio
-from tests.tagging.conftest import RECORDINGS, environment, first_labels
+from tests.conftest import RECORDINGS, environment, first_labels
 
 ROOSTER = RECORDINGS / "rooster.ogg"
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import SECONDS, write_clips
+
+from tests.training.small_runs import SECONDS, write_clips
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from audioset_dcls.folders import data_folder
 from preprocessing.audio import read_audio
-from preprocessing.clips.file import ClipWriter, to_int16
+from preprocessing.clips.layout import to_int16
+from preprocessing.clips.writer import ClipWriter
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 NAMES = ("dog_bark.ogg", "cow.ogg", "bird_song.ogg", "car_horn.wav", "helicopter.ogg", "guitar.ogg")

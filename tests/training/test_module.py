@@ -14,16 +14,19 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from onnx import helper, numpy_helper
 from sklearn.metrics import average_precision_score
-from small_runs import composed, curve
 from torch import Tensor, nn
 
 from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.models import create_model, save_checkpoint
 from audioset_dcls.training import run
-from audioset_dcls.training.callbacks import Teacher, WeightAverage, border_share
+from audioset_dcls.training.callbacks.average import WeightAverage
+from audioset_dcls.training.callbacks.positions import border_share
+from audioset_dcls.training.callbacks.teacher import Teacher
 from audioset_dcls.training.module import EmbeddingMatcher, TaggingModule
-from preprocessing.clips.file import ClipFile, ClipWriter
+from preprocessing.clips.reader import ClipFile
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.log_mel import LogMel
+from tests.training.small_runs import composed, curve
 
 
 def module(**settings: Any) -> TaggingModule:

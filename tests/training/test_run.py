@@ -20,15 +20,15 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from small_runs import composed, curve
 
 from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.inference.inspect import large_depthwise
 from audioset_dcls.models import create_model, load_checkpoint, save_checkpoint
 from audioset_dcls.training.module import TaggingModule
 from audioset_dcls.training.run import accumulation, fine_tune, limited, record, train
-from preprocessing.clips.file import ClipWriter
+from preprocessing.clips.writer import ClipWriter
 from tests.processes import signalled_at
+from tests.training.small_runs import composed, curve
 
 Command = Callable[..., "subprocess.Popen[str]"]
 

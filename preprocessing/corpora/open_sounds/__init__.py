@@ -14,7 +14,7 @@ apt or a folder) and repositories (by git, or from tars), decodes the recordings
 | `synthetic.h5`               | the synthetic part, for training                                                 |
 | `copyright/`                 | what each package says about the authors and licences of its sounds              |
 
-in the layout of `preprocessing.clips.file`, with the teacher's scores and the clips' true lengths before zero-padding
+in the layout of `preprocessing.clips`, with the teacher's scores and the clips' true lengths before zero-padding
 (attribute `samples`). A package or repository is fetched, decoded and removed before the next one, so a run needs
 little more disk than its result, and one that was killed goes on with the package or repository that it was at.
 """

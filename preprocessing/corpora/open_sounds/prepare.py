@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from preprocessing.audio import SAMPLE_RATE, iter_audio
-from preprocessing.clips.file import CLIP_SAMPLES
+from preprocessing.clips.layout import CLIP_SAMPLES
 from preprocessing.corpora.open_sounds import lists
 from preprocessing.corpora.open_sounds.containers import read_member, split_path
 from preprocessing.corpora.open_sounds.debian import Packages

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.audio import AudioError
-from preprocessing.clips.file import CLIP_SAMPLES, ClipWriter, to_int16
+from preprocessing.clips.layout import CLIP_SAMPLES, to_int16
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.corpora.open_sounds import containers
 from preprocessing.corpora.open_sounds.git import GoneError
 from preprocessing.corpora.open_sounds.lists import OpenSoundsError

@@ -14,12 +14,15 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from preprocessing.clips.file import CLIP_SAMPLES, ClipFile
+from preprocessing.clips.layout import CLIP_SAMPLES
+from preprocessing.clips.reader import ClipFile
+from preprocessing.corpora.audioset import audioset_collection
 from preprocessing.corpora.excerpts import CUT, SEGMENT, SHORTENED, first_clip, segment
-from preprocessing.corpora.prepare import audioset_collection, folder_collection, prepare
+from preprocessing.corpora.folder import folder_collection
+from preprocessing.corpora.prepare import prepare
 from tests.processes import signalled_at
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RATE = 32_000
 VIDEO = "abcdefghijk"
 

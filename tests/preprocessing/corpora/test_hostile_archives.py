@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from preprocessing.clips.file import ClipFile
+from preprocessing.clips.reader import ClipFile
 from preprocessing.corpora.archives import MOST_BYTES, ContainerError, Slice, table_rows, tar_members
-from preprocessing.corpora.prepare import folder_collection, prepare
+from preprocessing.corpora.folder import folder_collection
+from preprocessing.corpora.prepare import prepare
 from tests.memory import peak, reset_peak
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MOST_MEMORY = 150 * 2**20  # bytes more than for good clips alone
 GOOD = ["aaaaaaaaaaa", "bbbbbbbbbbb"]
 EVIL = "eeeeeeeeeee"

@@ -23,22 +23,18 @@ import pytest
 import soundfile
 
 from preprocessing.audio import read_audio
-from preprocessing.clips.file import ClipFile, ClipFileError
+from preprocessing.clips.layout import ClipFileError
+from preprocessing.clips.reader import ClipFile
 from preprocessing.corpora import prepare as audioset
+from preprocessing.corpora.audioset import audioset_collection, read_segments
+from preprocessing.corpora.collection import Clip, Collection, LeftOut
 from preprocessing.corpora.excerpts import Decoded, Part, first_clip, padded
-from preprocessing.corpora.prepare import (
-    Clip,
-    Collection,
-    LeftOut,
-    audioset_collection,
-    folder_collection,
-    prepare,
-    read_segments,
-)
+from preprocessing.corpora.folder import folder_collection
+from preprocessing.corpora.prepare import prepare
 from preprocessing.labels import labels
 from tests.processes import line_count, signalled_at
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
 COPIES = 4  # of each recording: enough clips to be killed between
 

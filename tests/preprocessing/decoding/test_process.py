@@ -15,7 +15,7 @@ import soundfile
 from preprocessing.audio import AudioError, iter_audio
 from preprocessing.decoding.process import DecoderPool
 
-RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
+RECORDINGS = Path(__file__).parents[2] / "data" / "recordings"
 
 
 @pytest.fixture

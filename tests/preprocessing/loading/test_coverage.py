@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.clips.file import ClipFile, ClipWriter
+from preprocessing.clips.reader import ClipFile
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.loading import coverage
 from preprocessing.loading.coverage import class_coverage
 from preprocessing.loading.scenes import SceneDataModule

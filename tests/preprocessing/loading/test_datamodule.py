@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.clips.file import ClipFileError, ClipWriter
+from preprocessing.clips.layout import ClipFileError
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.loading.datamodule import AudioSetDataModule, EvalBatches, TrainBatches
 from preprocessing.loading.dataset import ClipDataset, Request, TeacherScores, workers_that_fit
 
@@ -333,7 +334,7 @@ def test_a_small_shared_memory_has_fewer_workers_or_one_line(tmp_path: Path) -> 
         writer.finish()
     python = [sys.executable, "-c", CROWDED, str(tmp_path / "clips.h5")]
     command = [*unshare, "sh", "-c", f'{mounted} && exec "$@"', "sh", *python]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("3 /dev/shm is full: start the container with a larger --shm-size, or do without")
     assert len(done.stdout.splitlines()) == 1

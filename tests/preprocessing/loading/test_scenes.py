@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.clips.file import ClipFileError, ClipWriter
+from preprocessing.clips.layout import ClipFileError
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.loading.scenes import SceneDataModule
 
 

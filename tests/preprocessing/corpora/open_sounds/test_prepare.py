@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from preprocessing.clips.file import ClipFile
+from preprocessing.clips.reader import ClipFile
 from preprocessing.corpora.open_sounds import OpenSoundsError, prepare_open_sounds
 from preprocessing.corpora.open_sounds.debian import unpack
 from preprocessing.corpora.open_sounds.lists import Recording

@@ -24,7 +24,7 @@ from preprocessing.decoding.process import DecoderPool
 if TYPE_CHECKING:
     import torch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
 COMMAND = [sys.executable, "-c", "from audioset_dcls.commands.tag import main; main()"]
 

@@ -14,11 +14,13 @@ import h5py
 import numpy as np
 import pytest
 
-from preprocessing.clips.file import ClipFile, ClipFileError, ClipWriter
+from preprocessing.clips.layout import ClipFileError
+from preprocessing.clips.reader import ClipFile
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.npz import read_npz
 from tests.memory import peak, reset_peak
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROWS, SAMPLES = 5, 3200
 ADDRESS_SPACE = 4 * 2**30  # bytes that the process which opens them may have
 
@@ -116,7 +118,7 @@ def messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             change(file)
     code = (
         "import json, resource, sys\n"
-        "from preprocessing.clips.file import ClipFile\n"
+        "from preprocessing.clips.reader import ClipFile\n"
         "ClipFile(sys.argv[1])\n"
         f"resource.setrlimit(resource.RLIMIT_AS, ({ADDRESS_SPACE}, {ADDRESS_SPACE}))\n"
         "said = []\n"

@@ -12,8 +12,10 @@ import h5py
 import numpy as np
 import pytest
 
-from preprocessing.clips import file as hdf5
-from preprocessing.clips.file import ClipFile, ClipFileError, ClipWriter, clip_id, hash_ids, to_int16
+from preprocessing.clips import writer as writing
+from preprocessing.clips.layout import ClipFileError, clip_id, hash_ids, to_int16
+from preprocessing.clips.reader import ClipFile
+from preprocessing.clips.writer import ClipWriter
 from preprocessing.corpora.open_sounds.lists import load_recordings
 
 SAMPLES = 3200
@@ -32,7 +34,7 @@ def clips() -> dict[str, Any]:
     }
 
 
-def write(path: Path, clips: dict[str, Any], compression: str | None = None, batch: int = 4) -> hdf5.Written:
+def write(path: Path, clips: dict[str, Any], compression: str | None = None, batch: int = 4) -> writing.Written:
     """Write all clips, going on where a run before was cut off."""
     with ClipWriter(path, LABELS, samples=SAMPLES, compression=compression, teacher=True, group=True) as writer:
         for first in range(len(writer), len(clips["names"]), batch):
@@ -99,12 +101,12 @@ def test_killed_at_every_step_it_goes_on_to_the_same_bytes(
         child = os.fork()
         if child == 0:
             wrap = dies_at(step)
-            hdf5._write = wrap("_write", hdf5._write)
+            writing._write = wrap("_write", writing._write)
             os.fsync = wrap("fsync", os.fsync)
             os.pwrite = wrap("pwrite", os.pwrite)
             os.ftruncate = wrap("ftruncate", os.ftruncate)
             Path.rename = wrap("rename", Path.rename)  # type: ignore[method-assign]
-            hdf5.shutil.rmtree = wrap("rmtree", hdf5.shutil.rmtree)
+            writing.shutil.rmtree = wrap("rmtree", writing.shutil.rmtree)
             write(path, clips, compression)
             os._exit(0)
         _, status = os.waitpid(child, 0)
