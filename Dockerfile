@@ -4,10 +4,10 @@
 FROM python:3.12-slim AS build
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE THIRD_PARTY.md ./
-RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --upgrade 'pip>=25.1'
 # the libraries in a layer of their own: they change less often than the code
-RUN /opt/venv/bin/pip install --no-cache-dir --group tagging
-COPY cli.py ./
+RUN python -m venv /opt/venv && mkdir audioset_dcls preprocessing configs checkpoints \
+    && echo '__version__ = "0"' > audioset_dcls/__init__.py && touch preprocessing/__init__.py \
+    && /opt/venv/bin/pip install --no-cache-dir . && /opt/venv/bin/pip uninstall --yes audioset-dcls
 COPY configs configs
 COPY checkpoints checkpoints
 COPY preprocessing preprocessing

@@ -30,8 +30,7 @@ $(BIN)/python:
 
 # Tagging needs neither torch nor the other training libraries: seconds and 400 MB instead of minutes and 5 GB.
 .venv/tagging: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --group tagging
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
 .venv/dev: pyproject.toml | $(BIN)/python

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -174,7 +176,9 @@ def test_from_a_checkpoint_to_tags(installed: Path, tmp_path: Path) -> None:
 
 def test_dependencies_are_what_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    declared = {canonical(line) for line in project["project"]["dependencies"]}
+    extras = project["project"]["optional-dependencies"]
+    base = {canonical(line) for line in project["project"]["dependencies"]}
+    declared = base | {canonical(line) for line in extras["train"]}
     distributions = packages_distributions()
     imported = set()
     for path in (*(ROOT / "audioset_dcls").rglob("*.py"), *(ROOT / "preprocessing").rglob("*.py")):
@@ -187,8 +191,8 @@ def test_dependencies_are_what_is_imported() -> None:
     needed = {canonical(min(distributions[name], key=len)) for name in foreign}
     assert needed - declared == set()
     assert declared - needed == BY_NAME
-    # enough to tag with: a part of them, with the same bounds
-    assert set(project["dependency-groups"]["tagging"]) <= set(project["project"]["dependencies"])
+    assert not base & {canonical(line) for line in extras["train"]}
+    assert not base & {"torch", "lightning", "h5py", "scipy"}
 
 
 def test_one_version() -> None:
@@ -200,3 +204,37 @@ def test_one_version() -> None:
 def canonical(requirement: str) -> str:
     """hydra-core>=1.3 -> hydra-core."""
     return requirement.split(">=")[0].split("==")[0].strip().lower().replace("_", "-")
+
+
+def test_without_the_extra_each_command_says_what_to_install(installed: Path, tmp_path: Path) -> None:
+    """Tagging works; the others end with one line."""
+    hidden = tmp_path / "hidden"
+    for name in ("torch", "h5py", "hydra", "lightning"):
+        (hidden / name).mkdir(parents=True)
+        (hidden / name / "__init__.py").write_text(
+            f"raise ModuleNotFoundError('none', name={name!r})"
+        )
+    run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"PYTHONPATH": str(hidden), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run([str(installed / "dcls-tag"), str(RECORDINGS / "dog_bark.ogg")], env=environment)
+    assert done.returncode == 0, done.stderr
+    for name, arguments in {
+        "dcls-train": ["experiment=quick"],
+        "dcls-eval": ["x.ckpt", "--data", "x.h5"],
+        "dcls-export": ["x.ckpt", "x.onnx"],
+        "dcls-inspect": ["x.ckpt"],
+        "dcls-prepare": ["folder", "x", "-o", "x.h5"],
+    }.items():
+        done = run([str(installed / name), *arguments], env=environment)
+        assert done.returncode == 1
+        assert re.fullmatch(rf"{name}: \w+ is not installed; pip install 'audioset-dcls\[train\]'\n", done.stderr)
+
+
+def test_a_foreign_preprocessing_is_named(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "preprocessing.py").write_text("")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([str(installed / "dcls-tag"), "x.wav"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"audioset-dcls: {tmp_path / 'preprocessing.py'} is not ours; rename it, or take its folder out of PYTHONPATH\n"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from audioset_dcls.commands.parser import add_train_data, create_parser
+from audioset_dcls.commands.parser import add_train_data, create_parser, extra
 
 
 def main() -> None:
@@ -52,6 +52,7 @@ def main() -> None:
         parser.error("--train-data belongs to a CHECKPOINT, not to --runs")
     if arguments.batch_size < 1 or arguments.workers < 0:
         parser.error("--batch-size must be at least 1, --workers at least 0")
-    from audioset_dcls.inference.evaluate import command
+    with extra("dcls-eval", "train"):
+        from audioset_dcls.inference.evaluate import command
 
     raise SystemExit(command(**vars(arguments)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from audioset_dcls.commands.parser import USAGE, add_train_data, create_parser, stop
+from audioset_dcls.commands.parser import USAGE, add_train_data, create_parser, extra, stop
 from preprocessing.terminal import show
 
 # names in a file's metadata that the export writes
@@ -79,8 +79,9 @@ def export(
     about: Path | None = None,
 ) -> None:
     """`dcls-export`; leaves by SystemExit with 1 where the checkpoint or a clip cannot be read."""
-    from audioset_dcls.export import onnx
-    from audioset_dcls.models.checkpoint import load_checkpoint
+    with extra("dcls-export", "train"):
+        from audioset_dcls.export import onnx
+        from audioset_dcls.models.checkpoint import load_checkpoint
     from audioset_dcls.tagging.recordings import find_recordings
 
     if precision not in onnx.PRECISIONS:

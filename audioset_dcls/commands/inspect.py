@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from audioset_dcls.commands.parser import create_parser
+from audioset_dcls.commands.parser import create_parser, extra
 from preprocessing.terminal import printable, show
 
 
@@ -19,7 +19,8 @@ def main() -> None:
     parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="for the receptive field")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: <checkpoint>-pictures)")
     arguments = parser.parse_intermixed_args()
-    from audioset_dcls.inference.inspect import inspect
+    with extra("dcls-inspect", "train"):
+        from audioset_dcls.inference.inspect import inspect
 
     output = arguments.output or Path(f"{Path(arguments.checkpoint).with_suffix('').name}-pictures")
     try:

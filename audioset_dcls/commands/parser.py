@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +20,17 @@ def create_parser(command: str, description: str, epilog: str | None = None) -> 
 
 def add_train_data(parser: argparse.ArgumentParser, use: str) -> None:
     parser.add_argument("--train-data", type=Path, nargs="+", default=[], metavar="FILE.h5", help=use)
+
+
+@contextmanager
+def extra(command: str, name: str) -> Iterator[None]:
+    """Leave with one line if a library is missing that `pip install 'audioset-dcls[<name>]'` brings."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("", "audioset_dcls", "preprocessing"):
+            raise
+        stop(command, 1, f"{error.name} is not installed; pip install 'audioset-dcls[{name}]'")
 
 
 def stop(command: str, status: int, message: str) -> NoReturn:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from audioset_dcls.commands.parser import create_parser
+from audioset_dcls.commands.parser import create_parser, extra
 from preprocessing.terminal import printable, show
 
 
@@ -90,8 +90,9 @@ def main() -> None:
     workers = arguments.get("workers")
     if workers is not None and workers < 1:
         parser.error("--workers must be at least 1")
-    from preprocessing.clips.layout import ClipFileError
-    from preprocessing.corpora.open_sounds.lists import OpenSoundsError
+    with extra("dcls-prepare", "train"):
+        from preprocessing.clips.layout import ClipFileError
+        from preprocessing.corpora.open_sounds.lists import OpenSoundsError
 
     make = arguments.pop("make")
     try:
@@ -144,5 +145,5 @@ def _prepare_open_sounds(output: Path, packages: Path | None, tars: Path | None,
 
 def _kind(kinds: Any, name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
     description = f"{summary[0].upper()}{summary[1:]}. {more}".strip()
-    parser: argparse.ArgumentParser = kinds.addcreate_parser(name, help=summary, description=description)
+    parser: argparse.ArgumentParser = kinds.add_parser(name, help=summary, description=description)
     return parser

@@ -206,7 +206,7 @@ def model_names() -> list[str]:
     try:
         from audioset_dcls.models.hub import available_checkpoints
     except ImportError:
-        return [*lines, "published checkpoints need torch: pip install audioset-dcls"]
+        return [*lines, "published checkpoints need torch: pip install 'audioset-dcls[train]'"]
     for name, entry in available_checkpoints().items():
         lines.append(
             f"{name:<16}  {entry.trunk}, {entry.parameters / 1e6:.1f} M parameters, "

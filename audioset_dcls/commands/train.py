@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from audioset_dcls.commands.parser import extra
 from audioset_dcls.folders import data_folder
 from preprocessing.terminal import show
 
@@ -15,7 +16,8 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra's own takes a second; `--cfg job` prints what it composes
         sys.stdout.write(help_text(data_folder("configs")))
         return
-    import hydra
+    with extra("dcls-train", "train"):
+        import hydra
 
     failed = []
 

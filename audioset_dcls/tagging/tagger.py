@@ -131,7 +131,7 @@ def _exported(model: str | Path) -> Path:
         from audioset_dcls.models.checkpoint import load_checkpoint
     except ImportError as error:
         raise ModelError(
-            f"{model}: only .onnx files work without {error.name}; pip install audioset-dcls for others"
+            f"{model}: only .onnx files work without {error.name}; pip install 'audioset-dcls[train]' for others"
         ) from error
     try:
         loaded = load_checkpoint(model)
