@@ -2,7 +2,7 @@
 
     python benchmarks/crop.py [CHECKPOINT] [--position-std 0.5 1 2 3] [--seconds 2.56] [--repeats 200]
 
-Without a checkpoint: configs/model/small_convnext_dcls.yaml, untrained, its positions drawn from N(0, std) cells around
+Without a checkpoint: the study's small_convnext, untrained, its positions drawn from N(0, std) cells around
 the centre, for each std. ONNX Runtime, one thread, one window at a time; the two files take turns, times are the
 fastest of --repeats.
 """
@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocess
 
 from audioset_dcls.dcls import dcls_layers, fold
 from audioset_dcls.export.onnx import export
-from audioset_dcls.folders import data_folder
 from audioset_dcls.models import AudioTagger, create_model, load_checkpoint
 from audioset_dcls.tagging.session import OnnxModel
 from preprocessing.constants import SAMPLE_RATE
+
+STUDY = Path(__file__).parents[1] / "studies" / "open_sounds" / "configs"
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
 
 def create(position_std: float) -> AudioTagger:
     torch.manual_seed(0)
-    settings: Any = OmegaConf.to_container(OmegaConf.load(data_folder("configs") / "model/small_convnext_dcls.yaml"))
+    settings: Any = OmegaConf.to_container(OmegaConf.load(STUDY / "model/small_convnext.yaml"))
     model = create_model(**{name: value for name, value in settings.items() if name != "_target_"}).eval()
     for layer in dcls_layers(model):
         torch.nn.init.normal_(layer.positions, 0, position_std)

@@ -38,6 +38,8 @@ from audioset_dcls.models import AudioTagger, create_model, reparameterize
 TRUNKS = ("convnext_tiny", "convformer_s18", "fastvit_sa24")
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
+STUDY = Path(__file__).parents[1] / "studies" / "open_sounds" / "configs"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,11 +63,10 @@ def main() -> None:
 
 
 def create(trunk: str, dcls: bool) -> AudioTagger:
-    settings: Any = OmegaConf.to_container(
-        OmegaConf.load(data_folder("configs") / f"model/{trunk}{'_dcls' * dcls}.yaml")
-    )
+    paths = [configs / f"model/{trunk}.yaml" for configs in (data_folder("configs"), STUDY)]
+    settings: Any = OmegaConf.to_container(OmegaConf.load(next(path for path in paths if path.is_file())))
     del settings["_target_"], settings["drop_path_rate"]
-    return create_model(**settings)
+    return create_model(**settings | {"dcls": dcls})
 
 
 def training(trunk: str, frames: int, batch: int, repeats: int, profile: bool) -> None:

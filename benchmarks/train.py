@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocess
 from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.folders import data_folder
 from audioset_dcls.training.module import TaggingModule
+from audioset_dcls.training.optimizer import Schedule
 from audioset_dcls.training.run import build
 from preprocessing.augment import smooth_labels
 from preprocessing.clips.layout import INT16_SCALE
@@ -103,9 +104,7 @@ def step_seconds(
     model = build(settings["model"], num_classes=527)
     augment = build(settings["augment"])
     optimizer_settings = settings["optimizer"]
-    module = TaggingModule(
-        model, data.labels, optimizer_settings, total_steps=steps + 1, augment=augment, compile=compiled
-    )
+    module = TaggingModule(model, data.labels, optimizer_settings, Schedule(steps + 1), augment, compile=compiled)
     module.to(device).train()
     scheduled = module.configure_optimizers()
     optimizer, schedule = scheduled["optimizer"], scheduled["lr_scheduler"]["scheduler"]

@@ -199,7 +199,7 @@ class Scenes:
     Args:
         recordings: what to mix.
         seconds: length of a scene.
-        most: most recordings in a scene, besides a background; the least is 1.
+        max_recordings: most recordings in a scene, besides a background; the least is 1.
         seed: with the index, all that a scene depends on.
         speed: widest change of speed, as a factor either way.
         level: dB, range of the recordings' loudest samples; full scale is 0.
@@ -215,7 +215,7 @@ class Scenes:
         self,
         recordings: Recordings,
         seconds: float = 2.56,
-        most: int = 2,
+        max_recordings: int = 2,
         seed: int = 0,
         speed: float = 1.15,
         level: tuple[float, float] = (-30.0, -1.0),
@@ -226,7 +226,7 @@ class Scenes:
             raise ValueError("scenes need at least one recording")
         self.recordings = recordings
         self.samples = round(seconds * SAMPLE_RATE)
-        self.most, self.seed, self.speed, self.level, self.repeat = most, seed, speed, level, repeat
+        self.max_recordings, self.seed, self.speed, self.level, self.repeat = max_recordings, seed, speed, level, repeat
         self.device = torch.device(device)
         cumulative = np.cumsum(recordings.weight)
         self._cumulative = cumulative / cumulative[-1]
@@ -250,7 +250,7 @@ class Scenes:
         plan = Plan()
         for row, index in enumerate(indices):
             rng = np.random.default_rng((self.seed, int(index)))
-            events = [self._event(rng, row) for _ in range(rng.integers(1, self.most + 1))]
+            events = [self._event(rng, row) for _ in range(rng.integers(1, self.max_recordings + 1))]
             peak = max((event.gain * self._peak(event) for event in events), default=0.0)
             if len(self._long) and rng.random() < self.BACKGROUND[0]:
                 events.append(self._background(rng, row, peak))

@@ -211,9 +211,7 @@ def test_without_the_extra_each_command_says_what_to_install(installed: Path, tm
     hidden = tmp_path / "hidden"
     for name in ("torch", "h5py", "hydra", "lightning"):
         (hidden / name).mkdir(parents=True)
-        (hidden / name / "__init__.py").write_text(
-            f"raise ModuleNotFoundError('none', name={name!r})"
-        )
+        (hidden / name / "__init__.py").write_text(f"raise ModuleNotFoundError('none', name={name!r})")
     run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     environment = os.environ | {"PYTHONPATH": str(hidden), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = run([str(installed / "dcls-tag"), str(RECORDINGS / "dog_bark.ogg")], env=environment)

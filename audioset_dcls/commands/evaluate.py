@@ -25,12 +25,12 @@ def main() -> None:
         help="compare the runs <experiment>/seed_<n> in it, with --data after scoring the best.ckpt of each",
     )
     parser.add_argument(
-        "--against",
+        "--baseline",
         nargs="+",
         default=(),
         metavar="EXPERIMENT",
-        help="with --runs: differences from these, of each from the longest that its name begins with, else from the "
-        "first (default: of each two)",
+        help="with --runs: baselines. Each experiment is compared with the one whose name is its longest prefix, or "
+        "with the first (default: each two are compared)",
     )
     add_train_data(
         parser, "set the AP against the number of training clips there (default: the numbers in the checkpoint)"
@@ -46,8 +46,8 @@ def main() -> None:
         parser.error("give either a CHECKPOINT or --runs DIR")
     if arguments.runs is None and arguments.data is None:
         parser.error("give the clips to score: --data FILE.h5")
-    if arguments.runs is None and arguments.against:
-        parser.error("--against belongs to --runs")
+    if arguments.runs is None and arguments.baseline:
+        parser.error("--baseline belongs to --runs")
     if arguments.runs is not None and arguments.train_data:
         parser.error("--train-data belongs to a CHECKPOINT, not to --runs")
     if arguments.batch_size < 1 or arguments.workers < 0:

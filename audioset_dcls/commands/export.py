@@ -31,7 +31,12 @@ def main() -> None:
         "Export a checkpoint to ONNX: waveform in, scores and embedding out, the log-mel and the labels inside.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a published name or a URL")
-    parser.add_argument("target", type=Path, metavar="TAGGER.onnx", help="the file to write")
+    parser.add_argument(
+        "target",
+        type=Path,
+        metavar="TARGET",
+        help="the file to write: .onnx to tag with, or .safetensors, a checkpoint of the weights alone to train from",
+    )
     parser.add_argument(
         "--precision",
         default="float32",
@@ -54,16 +59,16 @@ def main() -> None:
         help="fit the scores to these clips, so that 0.5 is as likely as not; mask classes with too few training clips",
     )
     parser.add_argument(
-        "--calibrate-by",
+        "--calibration-model",
         metavar="CHECKPOINT",
-        help="fit this one's scores instead: the one that the training began with, where it has heard these clips",
+        help="fit the calibration on this checkpoint's scores, if the other was trained on the calibration clips",
     )
     add_train_data(parser, "with --calibrate: which classes had training data (default: the numbers in the checkpoint)")
     parser.add_argument(
-        "--about",
+        "--metadata",
         type=Path,
         metavar="FILE.yaml",
-        help="what the file shall tell of the tagger: licence, data, scores, ... as names and values",
+        help="names and values to store in the file: licence, data, scores, ...",
     )
     export(**vars(parser.parse_args()))
 
@@ -75,27 +80,29 @@ def export(
     clips: Sequence[str],
     calibrate: Sequence[Path] = (),
     train_data: Sequence[Path] = (),
-    calibrate_by: str | None = None,
-    about: Path | None = None,
+    calibration_model: str | None = None,
+    metadata: Path | None = None,
 ) -> None:
     """`dcls-export`; leaves by SystemExit with 1 where the checkpoint or a clip cannot be read."""
     with extra("dcls-export", "train"):
         from audioset_dcls.export import onnx
-        from audioset_dcls.models.checkpoint import load_checkpoint
+        from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint
     from audioset_dcls.tagging.recordings import find_recordings
 
     if precision not in onnx.PRECISIONS:
         stop("dcls-export", USAGE, f"precision {precision!r} is unknown; use one of {', '.join(onnx.PRECISIONS)}")
+    if target.suffix == ".safetensors" and precision == "int8":
+        stop("dcls-export", USAGE, "a checkpoint holds float32 or float16; int8 is for .onnx")
     found = find_recordings(clips)
     if found.problems:
         stop("dcls-export", 1, found.problems[0])
     try:
-        facts = {} if about is None else read_facts(about)
+        facts = {} if metadata is None else read_facts(metadata)
         model = load_checkpoint(checkpoint)
         if calibrate:
             from audioset_dcls.export.calibrate import LEAST_CLIPS, LEAST_SOURCES, finish
 
-            judge = None if calibrate_by is None else load_checkpoint(calibrate_by)
+            judge = None if calibration_model is None else load_checkpoint(calibration_model)
             model = finish(model, calibrate, train_data, judge)
             before, after = model.metadata["calibration"]["calibration_error"]
             show(
@@ -104,6 +111,10 @@ def export(
                 f"{LEAST_CLIPS} training clips of {LEAST_SOURCES} sources masked"
             )
         model.metadata = {**model.metadata, **facts}
+        if target.suffix == ".safetensors":
+            save_checkpoint(target, model, float16=precision == "float16")
+            show(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {precision}")
+            return
         written = onnx.export(model, target, precision, [clip.path for clip in found.recordings])
     except (OSError, ValueError) as error:  # CheckpointError and AudioError are ValueErrors
         stop("dcls-export", 1, str(error))

@@ -81,13 +81,13 @@ def evaluate_runs(
     batch_size: int = 32,
     device: str | None = None,
     num_workers: int = 2,
-    against: Sequence[str] = (),
+    baseline: Sequence[str] = (),
 ) -> tuple[Comparison, Path, list[str]] | None:
     """Compare the runs <experiment>/seed_<n> in `folder`; with `data_path`, evaluate their best.ckpt on it first.
 
     A run whose weights were evaluated on these clips already is not evaluated again: an interrupted comparison goes on
     where it stopped. Returns the comparison, the folder it was written to (by default `<folder>/comparison`) and a line
-    for each run that had to be left out; None in all processes of torchrun but the first. against: see `compare`.
+    for each run that had to be left out; None in all processes of torchrun but the first. baseline: see `compare`.
 
     Raises ValueError where there is nothing to compare, or runs were evaluated on different clips.
     """
@@ -105,7 +105,7 @@ def evaluate_runs(
                     problems.append(f"{run}: {error}")
         if dist.is_initialized() and dist.get_rank():
             return None
-    comparison, left_out = compare(folder, None if data_path is None else data_path.stem, against)
+    comparison, left_out = compare(folder, None if data_path is None else data_path.stem, baseline)
     target = output or folder / "comparison"
     write_comparison(comparison, target)
     return comparison, target, [*problems, *left_out]
@@ -115,7 +115,7 @@ def command(
     checkpoint: str | None,
     data: Path | None,
     runs: Path | None,
-    against: Sequence[str],
+    baseline: Sequence[str],
     train_data: Sequence[Path],
     output: Path | None,
     batch_size: int,
@@ -129,7 +129,7 @@ def command(
     problems: Sequence[str] = []
     try:
         if runs is not None:
-            if (compared := evaluate_runs(runs, data, output, batch_size, device, workers, against)) is None:
+            if (compared := evaluate_runs(runs, data, output, batch_size, device, workers, baseline)) is None:
                 return 0
             comparison, folder, problems = compared
             print_comparison(comparison, console)

@@ -57,16 +57,26 @@ def checkpoint_header(model: AudioTagger, labels: Sequence[str] | None = None, m
 
 
 def save_checkpoint(
-    path: str | Path, model: AudioTagger, labels: Sequence[str] | None = None, metadata: dict[str, Any] | None = None
+    path: str | Path,
+    model: AudioTagger,
+    labels: Sequence[str] | None = None,
+    metadata: dict[str, Any] | None = None,
+    float16: bool = False,
 ) -> None:
     """Write a model that `load_checkpoint` rebuilds, folded or reparameterised as it is; see `checkpoint_header`.
 
-    The file appears whole or not at all.
+    float16: store the weights of layers in half the bytes, but not positions, deviations and what norms hold. The file
+    appears whole or not at all.
     """
     path = Path(path)
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     header = checkpoint_header(model, labels, metadata)
     weights = {f"model.{name}": tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    if float16:
+        weights = {
+            name: tensor.half() if name.endswith(".weight") and tensor.ndim > 1 else tensor
+            for name, tensor in weights.items()
+        }
     with atomic_write(path) as unfinished:
         if path.suffix == ".safetensors":
             from safetensors.torch import save
@@ -82,8 +92,8 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
     """A model in eval mode, with `.labels` and `.metadata`, from a file, a published name or a URL.
 
     source: a path to a checkpoint of this project (Lightning's .ckpt included; averaged weights are preferred) or to
-        one of the files that DCLS-Audio published; a name of `available_checkpoints()`; or an http(s) address of any of
-        these, downloaded once into the cache.
+        one of the files that DCLS-Audio or EfficientAT published; "embedded", the tagger in the box; a name of
+        `available_checkpoints()`; or an http(s) address of any of these, downloaded once into the cache.
 
     Raises FileNotFoundError, DownloadError (both OSError), and CheckpointError for a file that is no such checkpoint.
     """

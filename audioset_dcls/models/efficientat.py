@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
 from torchvision.ops.misc import SqueezeExcitation
 
-from audioset_dcls.dcls import replace_depthwise
-from audioset_dcls.dcls.kernel import Interpolation
+from audioset_dcls.dcls import Replacement, replace_depthwise
 from audioset_dcls.models.hub import locate
 from audioset_dcls.models.weights import CheckpointError, read_weights
 from preprocessing.terminal import first_line
@@ -92,31 +91,18 @@ def load_published(trunk: MobileNet, source: str) -> bool:
     return knows_classes
 
 
-def replace_kernels(
-    trunk: MobileNet,
-    kernel_count: int,
-    dilated_kernel_size: int,
-    interpolation: Interpolation,
-    share: bool,
-    warm_start: bool,
-    position_std: float,
-) -> None:
+def replace_kernels(trunk: MobileNet, kernel_count: int, warm_start: bool, **options: Any) -> list[Replacement]:
     """DCLS elements in place of the 3 x 3 and 5 x 5 kernels, as many as these have cells and at most `kernel_count`.
 
     warm_start: start from the kernels that are there; with an element for each cell they are the same up to the Gauss's
-    tails, 1e-3 of a tap on each neighbour.
+    tails, 1e-3 of a tap on each neighbour. options: of `replace_depthwise`.
     """
+    replaced = []
     for size in (3, 5):
-        replace_depthwise(
-            trunk,
-            min(kernel_count, size**2),
-            dilated_kernel_size,
-            interpolation,
-            only=partial(_has_kernel, size),
-            share=share,
-            warm_start=("narrow" if kernel_count >= size**2 else True) if warm_start else False,
-            position_std=position_std,
-        )
+        start: Any = "narrow" if warm_start and kernel_count >= size**2 else warm_start
+        only = partial(_has_kernel, size)
+        replaced += replace_depthwise(trunk, min(kernel_count, size**2), only=only, warm_start=start, **options)
+    return replaced
 
 
 def _has_kernel(size: int, name: str, module: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from audioset_dcls.models.download import download
 from audioset_dcls.models.weights import CheckpointError, check_format
 from preprocessing.files import atomic_write, lock, sha256_of
 
+EMBEDDED = "embedded"  # the tagger in the box, to fine-tune
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +40,9 @@ def available_checkpoints() -> dict[str, PublishedCheckpoint]:
 
 
 def locate(source: str | Path) -> Path:
-    """The file behind a path, a published name or a URL; the latter two are downloaded into the cache once."""
+    """The file behind "embedded", a path, a published name or a URL; the last two are downloaded into the cache once."""
+    if source == EMBEDDED:
+        return data_folder("checkpoints") / "tagger.safetensors"
     if isinstance(source, str):
         published = available_checkpoints()
         if source in published:

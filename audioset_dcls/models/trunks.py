@@ -19,7 +19,7 @@ from timm.models.metaformer import LayerNorm2dNoBias, MetaFormer, MlpHead, SepCo
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from audioset_dcls.dcls import dcls_layers, replace_depthwise
+from audioset_dcls.dcls import Replacement, dcls_layers, replace_depthwise
 from audioset_dcls.dcls.kernel import Interpolation
 from audioset_dcls.models import efficientat
 from preprocessing import checks
@@ -186,18 +186,8 @@ def create_model(
     trunk = _timm_trunk(name, pretrained, num_classes=num_classes, drop_path_rate=drop_path_rate, **trunk_options)
     _replace_stem(trunk)
     _match_published_norm(trunk)
-    if dcls:
-        replaced = replace_depthwise(
-            trunk,
-            kernel_count=kernel_count,
-            dilated_kernel_size=dilated_kernel_size,
-            interpolation=interpolation,
-            share=share_positions,
-            warm_start=bool(pretrained),
-            position_std=position_std,
-        )
-        if not replaced:
-            raise ValueError(f"{name} has no 7 x 7 depthwise convolutions for DCLS to replace; pass dcls=False")
+    if dcls and not replace_kernels(trunk, config, warm_start=bool(pretrained)):
+        raise ValueError(f"{name} has no 7 x 7 depthwise convolutions for DCLS to replace; pass dcls=False")
     return AudioTagger(trunk, config)
 
 
@@ -213,19 +203,29 @@ def _efficientat(config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
     if pretrained:
         knows_classes = efficientat.load_published(trunk, pretrained if isinstance(pretrained, str) else config["name"])
     if config["dcls"]:
-        efficientat.replace_kernels(
-            trunk,
-            config["kernel_count"],
-            config["dilated_kernel_size"],
-            config["interpolation"],
-            config["share_positions"],
-            bool(pretrained),
-            config["position_std"],
-        )
+        replace_kernels(trunk, config, warm_start=bool(pretrained))
     model = AudioTagger(trunk, config)
     if knows_classes:
         model.metadata["starts_from"] = config["name"]
     return model
+
+
+def replace_kernels(trunk: nn.Module, config: Mapping[str, Any], warm_start: bool) -> list[Replacement]:
+    """DCLS elements in place of a trunk's 7 x 7 depthwise kernels, or EfficientAT's 3 x 3 and 5 x 5 ones, in place.
+
+    config: the arguments of `create_model`. warm_start: fit the elements to the kernels that are there.
+    Returns what was replaced; nothing if there is no such kernel.
+    """
+    options: dict[str, Any] = {
+        "kernel_count": config["kernel_count"],
+        "dilated_kernel_size": config["dilated_kernel_size"],
+        "interpolation": config["interpolation"],
+        "share": config["share_positions"],
+        "position_std": config["position_std"],
+    }
+    if isinstance(trunk, efficientat.MobileNet):
+        return efficientat.replace_kernels(trunk, warm_start=warm_start, **options)
+    return replace_depthwise(trunk, warm_start=warm_start, **options)
 
 
 def check_config(config: Mapping[str, Any]) -> None:

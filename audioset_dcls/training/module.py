@@ -9,20 +9,17 @@ import lightning as L
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.evaluation.metrics import mean_average_precision
 from audioset_dcls.models import AudioTagger, checkpoint_header
-from audioset_dcls.training.optimizer import create_optimizer, warmup_cosine
+from audioset_dcls.training.losses import Distillation, EmbeddingMatcher, tagging_loss
+from audioset_dcls.training.optimizer import Schedule, create_optimizer, warmup_cosine
 from preprocessing.augment import Augment, smooth_labels
 from preprocessing.clips.layout import INT16_SCALE
 from preprocessing.log_mel import LogMel
 
-TEACHER_MARGIN = (
-    1e-4  # teacher scores are clamped this far from 0 and 1: float16 rounds to both, whose logits are infinite
-)
 NOT_FINITE = """the loss became {loss} at step {step}. The last checkpoint is from before.
 Things to try, likeliest first:
   a lower learning rate (optimizer.lr={lr:g}), or a longer warm-up (warmup_epochs)
@@ -38,15 +35,12 @@ class TaggingModule(L.LightningModule):
     teacher's pooled embedding matched by a linear map of the model's. That map is no part of the model.
 
     labels: display names of the C classes, kept in the checkpoints.
-    optimizer: arguments of `create_optimizer`; warmup_steps, total_steps, min_lr and decay_start shape its schedule.
+    optimizer: arguments of `create_optimizer`; schedule: of the learning rate.
     augment: the settings of augmentation, mixup and label smoothing; the reference's by default.
-    distillation: weight of the teacher's part of the loss, from 0 to 1; temperature: divides both logits in it.
-    soft_labels: a label counts as its teacher's score where that is higher: labels name what was put in, the teacher
-        hears what else is in it.
-    feature_weight: of the mean squared error between the mapped and the teacher's standardised embedding, beside the
-        mean binary cross-entropy. embedding_size: D, the width of the teacher's embedding.
+    distill: what is learned from a teacher. embedding_size: D, the width of its embedding.
+    repulsion: weight of the DCLS layers' repulsive loss (thesis 3.9).
     freeze_batch_norm: batch norms keep the statistics that the model came with; their scales and biases still learn.
-    repulsion: weight of the DCLS layers' repulsive loss (thesis 3.9). compile: run the model through torch.compile.
+    compile: run the model through torch.compile.
     seed: with the epoch, the batch and the process it gives each step's random numbers, so that a resumed run, and one
         on more processes, draw the same ones.
     """
@@ -56,21 +50,15 @@ class TaggingModule(L.LightningModule):
         model: AudioTagger,
         labels: Sequence[str],
         optimizer: Mapping[str, Any],
-        total_steps: int,
-        warmup_steps: int = 0,
-        min_lr: float = 1e-6,
-        log_every_n_steps: int = 50,
+        schedule: Schedule,
         augment: Augment | None = None,
-        distillation: float = 0.0,
-        temperature: float = 1.0,
-        soft_labels: bool = False,
-        feature_weight: float = 0.0,
+        distill: Distillation | None = None,
         embedding_size: int = 0,
         repulsion: float = 0.0,
         freeze_batch_norm: bool = False,
-        decay_start: float = 0.0,
         compile: bool = False,
         seed: int = 0,
+        log_every_n_steps: int = 50,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -84,17 +72,14 @@ class TaggingModule(L.LightningModule):
         self.augment = augment or Augment()
         self.labels = list(labels)
         self.optimizer_arguments = dict(optimizer)
-        self.total_steps, self.warmup_steps = total_steps, warmup_steps
-        self.min_lr, self.decay_start = min_lr, decay_start
-        self.distillation, self.temperature, self.repulsion = distillation, temperature, repulsion
-        self.soft_labels, self.feature_weight = soft_labels, feature_weight
-        self.freeze_batch_norm = freeze_batch_norm
-        if feature_weight and not embedding_size:
+        self.schedule, self.distill, self.repulsion = schedule, distill or Distillation(), repulsion
+        if self.distill.feature_weight and not embedding_size:
             raise ValueError(
-                "objective.feature_weight needs a teacher's embedding: data.teacher=stored with files that have it, or "
+                "distill.feature_weight needs a teacher's embedding: data.teacher=stored with files that have it, or "
                 "teacher=FILE, whose second output it is"
             )
-        self.matcher = EmbeddingMatcher(model.num_features, embedding_size) if feature_weight else None
+        self.freeze_batch_norm = freeze_batch_norm
+        self.matcher = EmbeddingMatcher(model.num_features, embedding_size) if self.distill.feature_weight else None
         self.seed, self.log_every_n_steps = seed, log_every_n_steps
         self.metadata = dict(metadata or {})
         self.map: float | None = None
@@ -121,9 +106,9 @@ class TaggingModule(L.LightningModule):
         waveform = batch["waveform"].to(torch.float32) / INT16_SCALE
         log_mel, mixture = self.augment(waveform, self.log_mel, generator)
         target = smooth_labels(batch["target"], self.augment.label_smoothing)
-        if self.soft_labels:
+        if self.distill.soft_labels:
             target = torch.maximum(target, batch["teacher"].to(torch.float32))
-        teacher = mixture(batch["teacher"].to(torch.float32)) if self.distillation else None
+        teacher = mixture(batch["teacher"].to(torch.float32)) if self.distill.weight else None
         if self.matcher is None:
             loss = self.loss(self.model(log_mel).float(), mixture(target), teacher)
             mismatch = torch.zeros_like(loss)
@@ -133,18 +118,13 @@ class TaggingModule(L.LightningModule):
             embedding = batch["embedding"].to(torch.float32)
             self.matcher.observe(embedding)
             mismatch = self.matcher(pooled, mixture(embedding))
-            loss = loss + self.feature_weight * mismatch
+            loss = loss + self.distill.feature_weight * mismatch
         self._sums += torch.stack([loss.detach(), mismatch.detach(), torch.ones_like(mismatch)]).double()
         return loss
 
     def loss(self, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> Tensor:
         """Binary cross-entropy per class and clip, the mean of both, with its teacher's part and the repulsion."""
-        loss = F.binary_cross_entropy_with_logits(logits, target)
-        if teacher is not None:
-            soft = torch.logit(teacher, eps=TEACHER_MARGIN) / self.temperature
-            # T² keeps the gradients' size independent of the temperature (Hinton et al. 2015)
-            distilled = F.binary_cross_entropy_with_logits(logits / self.temperature, soft.sigmoid())
-            loss = (1 - self.distillation) * loss + self.distillation * self.temperature**2 * distilled
+        loss = tagging_loss(logits, target, teacher, self.distill)
         if self.repulsion:
             loss = loss + self.repulsion * sum(layer.repulsive_loss() for layer in dcls_layers(self.model))
         return loss
@@ -163,8 +143,7 @@ class TaggingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = create_optimizer(self, **self.optimizer_arguments)
-        lr = self.optimizer_arguments["lr"]
-        schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps, self.min_lr / lr, self.decay_start)
+        schedule = warmup_cosine(optimizer, self.schedule, self.optimizer_arguments["lr"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -228,40 +207,3 @@ class TaggingModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self._sums = self._sums.to(self.device)
-
-
-class EmbeddingMatcher(nn.Module):
-    """A linear map from the model's pooled embedding to the teacher's, and how far it is off.
-
-    The teacher's features are standardised by their mean and deviation over all that training has seen so far, which
-    are kept in the checkpoint; to each deviation a tenth of their mean is added, so that features that hardly ever
-    move do not count like the others.
-
-    Shape: (B, num_features), (B, embedding_size) -> scalar, the mean squared error.
-    """
-
-    count: Tensor
-    mean: Tensor
-    squares: Tensor
-
-    def __init__(self, num_features: int, embedding_size: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(num_features, embedding_size)
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("mean", torch.zeros(embedding_size))
-        self.register_buffer("squares", torch.zeros(embedding_size))  # sum of squared distances from the mean
-
-    def forward(self, pooled: Tensor, embedding: Tensor) -> Tensor:
-        deviation = (self.squares / self.count).sqrt()
-        standardised = (embedding - self.mean) / (deviation + 0.1 * deviation.mean())
-        return (self.linear(pooled) - standardised).square().mean()
-
-    @torch.no_grad()
-    def observe(self, embedding: Tensor) -> None:
-        """Chan's update of mean and squares by the embeddings of a batch."""
-        batch, seen = len(embedding), self.count.clone()
-        self.count += batch
-        mean = embedding.mean(0)
-        shift = mean - self.mean
-        self.mean += shift * (batch / self.count)
-        self.squares += (embedding - mean).square().sum(0) + shift.square() * (seen * batch / self.count)

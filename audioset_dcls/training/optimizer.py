@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
 
@@ -64,19 +65,26 @@ def create_optimizer(
     raise ValueError(f"optimizer {name!r} is not known: adamw or lamb")
 
 
-def warmup_cosine(
-    optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_factor: float, decay_start: float = 0.0
-) -> LambdaLR:
-    """Linear from 0 to the group's rate over `warmup_steps`, then a half cosine to `min_factor` of it, per step.
+@dataclass(frozen=True)
+class Schedule:
+    """Of the learning rate, in optimiser steps."""
 
-    decay_start: share of the steps after which the cosine begins; from the warm-up to there the rate stays.
-    """
-    first = max(warmup_steps, round(decay_start * total_steps))
+    total_steps: int
+    warmup_steps: int = 0
+    min_lr: float = 1e-6
+    decay_start: float = 0.0
+    """Share of the steps after which the rate falls; from the warm-up to there it stays."""
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, schedule: Schedule, lr: float) -> LambdaLR:
+    """Linear from 0 to the group's rate, then a half cosine to min_lr / lr of it, step by step."""
+    warmup, total, min_factor = schedule.warmup_steps, schedule.total_steps, schedule.min_lr / lr
+    first = max(warmup, round(schedule.decay_start * total))
 
     def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        progress = min(1.0, max(0, step - first) / max(1, total_steps - 1 - first))
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = min(1.0, max(0, step - first) / max(1, total - 1 - first))
         return min_factor + (1 - min_factor) * (1 + cos(pi * progress)) / 2
 
     return LambdaLR(optimizer, factor)

@@ -14,8 +14,10 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +33,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from audioset_dcls.dcls import replace_depthwise
 from audioset_dcls.evaluation.runs import CHECKPOINT
 from audioset_dcls.models import AudioTagger, load_checkpoint
+from audioset_dcls.models.trunks import replace_kernels
 from audioset_dcls.training.callbacks.average import WeightAverage
 from audioset_dcls.training.callbacks.checkpoints import CheckpointFile, Checkpoints, EpochLog
 from audioset_dcls.training.callbacks.positions import PositionStatistics
 from audioset_dcls.training.callbacks.teacher import Teacher
+from audioset_dcls.training.losses import Distillation
 from audioset_dcls.training.module import TaggingModule
+from audioset_dcls.training.optimizer import Schedule
 from preprocessing import checks
 from preprocessing.audio import SAMPLE_RATE
 from preprocessing.clips.layout import hash_ids
@@ -66,7 +70,7 @@ def launch(config: DictConfig) -> float:
     leaves their variables behind, which would make the sweep's next job believe that somebody else starts them.
     """
     job = HydraConfig.get()
-    flags = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
+    flags = [part for pair in pairwise([*sys.argv[1:], ""]) for part in config_flag(*pair)]
     environment, arguments = dict(os.environ), sys.argv
     sys.argv = [sys.argv[0], *flags, *job.overrides.task]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it says at each checkpoint what it says once
@@ -77,6 +81,13 @@ def launch(config: DictConfig) -> float:
         sys.argv = arguments
         for name in set(os.environ) - set(environment):
             del os.environ[name]
+
+
+def config_flag(argument: str, following: str) -> tuple[str, ...]:
+    """`--config-dir=DIR`, or `--config-dir` and DIR; nothing for other arguments."""
+    if not argument.startswith("--config"):
+        return ()
+    return (argument,) if "=" in argument else (argument, following)
 
 
 def train(config: DictConfig, folder: Path) -> float:
@@ -127,9 +138,9 @@ def _train(config: DictConfig, folder: Path) -> float:
         raise ValueError(f"the training clips are fewer than one batch of {config.batch_size}; lower batch_size")
     steps = limited(steps, trainer.limit_train_batches, trainer.accumulate_grad_batches)
     trainer.limit_train_batches = steps * trainer.accumulate_grad_batches
-    schedule = settings["objective"]
+    schedule = Schedule(config.epochs * steps, round(config.warmup_epochs * steps), **settings["scheduler"])
     if config.decay_epochs is not None:
-        schedule = schedule | {"decay_start": max(0.0, 1 - config.decay_epochs / config.epochs)}
+        schedule = replace(schedule, decay_start=max(0.0, 1 - config.decay_epochs / config.epochs))
     model = build(settings["model"], num_classes=len(data.labels))
     if config.prior_bias:
         start_from_priors(model, data.class_priors())
@@ -141,12 +152,15 @@ def _train(config: DictConfig, folder: Path) -> float:
         model,
         data.labels,
         settings["optimizer"],
-        augment=build(settings["augment"]),
-        warmup_steps=round(config.warmup_epochs * steps),
-        total_steps=config.epochs * steps,
-        log_every_n_steps=config.log_every_n_steps,
+        schedule,
+        build(settings["augment"]),
+        Distillation(**settings["distill"]),
         embedding_size=(teacher or data.dataset("train")).embedding_size,
+        **settings["loss"],
+        freeze_batch_norm=config.freeze_batch_norm,
+        compile=config.compile,
         seed=config.seed,
+        log_every_n_steps=config.log_every_n_steps,
         metadata={
             "experiment": config.name,
             "seed": config.seed,
@@ -157,7 +171,6 @@ def _train(config: DictConfig, folder: Path) -> float:
             "train_class_clips": coverage.clips.tolist(),
             "train_class_sources": coverage.sources.tolist(),
         },
-        **schedule,
     )
     if trainer.is_global_zero:
         record(folder, settings, hashes, None if finished_steps is None else finished_steps / steps)
@@ -230,8 +243,8 @@ def limited(steps: int, limit: int | float, accumulated: int) -> int:
 def fine_tune(checkpoint: str | None, num_classes: int, dcls: bool = False) -> AudioTagger:
     """A trained model with a new classifier; the old one stays where the number of classes is the same.
 
-    dcls: DCLS elements take the places of the model's 7 x 7 kernels, fitted to them.
-    Raises ValueError without a checkpoint, and with dcls if the model has no 7 x 7 depthwise convolutions (any more).
+    dcls: DCLS elements take the places of the model's depthwise kernels, fitted to them; see `replace_kernels`.
+    Raises ValueError without a checkpoint, and with dcls if the model has no such kernels (any more).
     """
     if not checkpoint:
         raise ValueError("checkpoint is not set: add checkpoint=FILE, a published name or a URL to start from")
@@ -242,9 +255,8 @@ def fine_tune(checkpoint: str | None, num_classes: int, dcls: bool = False) -> A
     else:
         model.metadata = {"starts_from": Path(checkpoint).name, "masked": model.metadata.get("masked", [])}
     if dcls:
-        settings = {name: model.config[name] for name in ("kernel_count", "dilated_kernel_size", "interpolation")}
-        if not replace_depthwise(model.trunk, **settings, share=model.config["share_positions"], warm_start=True):
-            raise ValueError(f"{checkpoint}: no 7 x 7 depthwise convolutions for DCLS to replace; leave out model.dcls")
+        if not replace_kernels(model.trunk, model.config, warm_start=True):
+            raise ValueError(f"{checkpoint}: no depthwise kernels for DCLS to replace; leave out model.dcls")
         model.config["dcls"] = True
     return model
 

@@ -46,7 +46,7 @@ class SceneDataModule(AudioSetDataModule):
         scenes_per_epoch: a multiple of the batch size.
         scene_seconds: length of a scene. A network learns more from a hundred scenes of 2.5 s than from the 25 of 10 s
             that take as long.
-        most: most recordings in a scene.
+        max_recordings: most recordings in a scene.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class SceneDataModule(AudioSetDataModule):
         exclude: str | Path | None = None,
         scenes_per_epoch: int = 32_768,
         scene_seconds: float = 2.56,
-        most: int = 2,
+        max_recordings: int = 2,
         **options: Any,
     ) -> None:
         super().__init__(train, random_crop=True, **options)  # a request then tells its epoch
         self.weights, self.exclude = weights, exclude
-        self.scenes_per_epoch, self.scene_seconds, self.most = scenes_per_epoch, scene_seconds, most
+        self.scenes_per_epoch, self.scene_seconds, self.max_recordings = scenes_per_epoch, scene_seconds, max_recordings
         self._recordings: Recordings | None = None
         self._scenes: Scenes | None = None
 
@@ -77,7 +77,7 @@ class SceneDataModule(AudioSetDataModule):
         if self._recordings is None:
             self._recordings = load_recordings(self._paths["train"], self.weights, self.exclude)
         if self._scenes is None or self._scenes.device != torch.device(device):
-            self._scenes = Scenes(self._recordings, self.scene_seconds, self.most, self.seed, device=device)
+            self._scenes = Scenes(self._recordings, self.scene_seconds, self.max_recordings, self.seed, device=device)
         return self._scenes
 
     def class_priors(self) -> npt.NDArray[np.float32]:

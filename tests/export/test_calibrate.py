@@ -183,7 +183,7 @@ def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> N
     ]
     (tmp_path / "about.yaml").write_text("licence: MIT\nscores: {mAP: [0.3, 0.25, 0.35]}\n")
     run = [*command, str(tmp_path / "tagger.onnx"), "--calibrate", str(data["validation"])]
-    run += ["--about", str(tmp_path / "about.yaml")]
+    run += ["--metadata", str(tmp_path / "about.yaml")]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "1 classes with fewer than 5 training clips of 3 sources masked" in done.stdout

@@ -265,7 +265,7 @@ def test_bad_input_is_one_clear_line(
         ["a.ckpt"],
         ["a.ckpt", "--runs", "runs"],
         ["--runs", "runs", "--train-data", "train.h5"],
-        ["a.ckpt", "--data", "eval.h5", "--against", "other"],
+        ["a.ckpt", "--data", "eval.h5", "--baseline", "other"],
     ],
 )
 def test_usage_errors(arguments: list[str], dcls_eval: Callable[..., tuple[int, str, str]]) -> None:

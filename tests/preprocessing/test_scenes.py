@@ -82,7 +82,7 @@ def test_a_scene_depends_on_seed_and_index_alone(tones: Recordings) -> None:
 
 
 def test_what_is_heard_is_what_is_labelled(tones: Recordings) -> None:
-    batch = Plain(tones, seconds=3, most=1)(range(60))
+    batch = Plain(tones, seconds=3, max_recordings=1)(range(60))
     for waveform, target in zip(batch["waveform"].numpy(), batch["target"].numpy(), strict=True):
         assert target.sum() == 1
         frequency = (500, 1_000, 2_000)[int(target.argmax())]
@@ -91,7 +91,7 @@ def test_what_is_heard_is_what_is_labelled(tones: Recordings) -> None:
 
 def test_resampling_is_linear_interpolation(tones: Recordings) -> None:
     """The samples of an event against numpy's interpolation of the recording at its speed."""
-    scenes = Plain(tones, seconds=3, most=1, repeat=0.0)
+    scenes = Plain(tones, seconds=3, max_recordings=1, repeat=0.0)
     plan = scenes.plan([1])
     (event,) = plan.events
     part = tones.samples[event.base : event.base + event.span]
@@ -103,7 +103,9 @@ def test_resampling_is_linear_interpolation(tones: Recordings) -> None:
 
 
 def test_speeds_and_offsets_vary_within_their_range() -> None:
-    waveforms = Plain(recordings([tone(500, 0.5)]), seconds=4, most=1, repeat=0.0)(range(200))["waveform"].numpy()
+    waveforms = Plain(recordings([tone(500, 0.5)]), seconds=4, max_recordings=1, repeat=0.0)(range(200))[
+        "waveform"
+    ].numpy()
     heard = [np.flatnonzero(np.abs(waveform) > 40) for waveform in waveforms]
     starts = [first[0] / RATE for first in heard]
     lengths = [(first[-1] - first[0]) / RATE for first in heard]
@@ -114,7 +116,7 @@ def test_speeds_and_offsets_vary_within_their_range() -> None:
 
 
 def test_levels_lie_in_their_range(tones: Recordings) -> None:
-    waveforms = Plain(tones, seconds=1, most=1, level=(-20, -6))(range(100))["waveform"].double()
+    waveforms = Plain(tones, seconds=1, max_recordings=1, level=(-20, -6))(range(100))["waveform"].double()
     peaks = 20 * torch.log10(waveforms.abs().amax(1) / 32_767)
     assert -20.5 < peaks.min() < -18
     assert -8 < peaks.max() < -5.5
@@ -122,15 +124,15 @@ def test_levels_lie_in_their_range(tones: Recordings) -> None:
 
 def test_short_recordings_are_repeated(tones: Recordings) -> None:
     short = recordings([tone(500, 0.2)])
-    once = Plain(short, seconds=2, most=1, repeat=0.0)(range(30))["waveform"]
-    often = Plain(short, seconds=2, most=1, repeat=1.0)(range(30))["waveform"]
+    once = Plain(short, seconds=2, max_recordings=1, repeat=0.0)(range(30))["waveform"]
+    often = Plain(short, seconds=2, max_recordings=1, repeat=1.0)(range(30))["waveform"]
     assert (once != 0).float().mean(1).max() < 0.12
     assert (often != 0).float().mean(1).max() > 0.3
 
 
 def test_soft_targets_are_joined_as_independent_events(tones: Recordings) -> None:
     """1 - prod(1 - y), with y = max(label, score): compared with a product written out."""
-    batch = Plain(tones, seconds=1, most=2)(range(200))
+    batch = Plain(tones, seconds=1, max_recordings=2)(range(200))
     soft = {0: [1, 0, 0], 1: [0, 1, 0.5], 2: [0, 0, 1]}
     pairs = {tuple(1 - (1 - np.array(soft[a])) * (1 - np.array(soft[b]))): {a, b} for a in soft for b in soft}
     pairs |= {tuple(soft[a]): {a} for a in soft}
@@ -148,20 +150,20 @@ def test_without_stored_scores_there_are_labels_alone() -> None:
 
 def test_the_number_of_recordings_is_in_its_range() -> None:
     many = recordings([tone(200 + 100 * place, 0.2) for place in range(40)])
-    counts = Plain(many, seconds=1, most=4)(range(200))["target"].sum(1)
+    counts = Plain(many, seconds=1, max_recordings=4)(range(200))["target"].sum(1)
     assert set(counts.tolist()) == {1, 2, 3, 4}
 
 
 def test_weights_decide_how_often_a_recording_comes(tones: Recordings) -> None:
     tones.weight = np.array([0, 1, 3.0])
-    drawn = Plain(tones, seconds=0.5, most=1)(range(400))["target"].sum(0)
+    drawn = Plain(tones, seconds=0.5, max_recordings=1)(range(400))["target"].sum(0)
     assert drawn[0] == 0
     assert 60 < drawn[1] < 140  # 100 expected, standard deviation 8.7
 
 
 def test_long_recordings_are_cut_where_they_sound() -> None:
     half_silent = recordings([np.concatenate([np.zeros(20 * RATE, np.int16), tone(700, 20)])])
-    waveforms = Plain(half_silent, seconds=1, most=1)(range(50))["waveform"]
+    waveforms = Plain(half_silent, seconds=1, max_recordings=1)(range(50))["waveform"]
     assert (waveforms.abs().amax(1) > 100).sum() > 38  # 44 expected: of three random parts the loudest is taken
 
 
@@ -171,7 +173,7 @@ def test_a_background_is_fainter_and_not_labelled() -> None:
 
     sounds = recordings([tone(500, 0.5), tone(3_000, 8)])
     sounds.weight = np.array([1.0, 0.0])
-    batch = Behind(sounds, seconds=2, most=1, repeat=0.0)(range(20))
+    batch = Behind(sounds, seconds=2, max_recordings=1, repeat=0.0)(range(20))
     assert batch["target"].tolist() == [[True, False]] * 20
     for waveform in batch["waveform"].numpy():
         spectrum = np.abs(np.fft.rfft(waveform))
@@ -192,7 +194,7 @@ def test_noise_has_the_colour_and_the_level() -> None:
     class Noisy(Plain):
         NOISE = 1.0, (-20.0, -20.0)
 
-    silent = Noisy(recordings([tone(500, 0.1)]), seconds=2, most=1, repeat=0.0)
+    silent = Noisy(recordings([tone(500, 0.1)]), seconds=2, max_recordings=1, repeat=0.0)
     waveform = silent(range(8))["waveform"].double()
     assert torch.all(waveform.abs().amax(1) > 0)
     quiet = torch.tensor([float(scene[scene.abs() > 0].abs().median()) for scene in waveform])
@@ -227,7 +229,7 @@ def test_clipped_scenes_stay_within_full_scale(tones: Recordings) -> None:
     class Clipped(Plain):
         CLIP = 1.0
 
-    waveforms = Clipped(tones, seconds=1, most=1, level=(-3, -3))(range(20))["waveform"].int()
+    waveforms = Clipped(tones, seconds=1, max_recordings=1, level=(-3, -3))(range(20))["waveform"].int()
     assert waveforms.abs().max() == 32_767
     assert ((waveforms.abs() == 32_767).sum(1) > 20).all()
 

@@ -27,7 +27,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(clips: Path) -> list[str]:
     """Overrides for a run of seconds on `clips`: 3 epochs of 3 steps of 8 clips, a step is 2 batches of 4."""
     return [
-        "model=convnext_atto_dcls",
+        "model=convnext_atto",
         "+model={depths:[1,1,1,1],dims:[16,32,64,128]}",
         "model.kernel_count=5",
         "model.dilated_kernel_size=7",

@@ -22,7 +22,9 @@ from audioset_dcls.training import run
 from audioset_dcls.training.callbacks.average import WeightAverage
 from audioset_dcls.training.callbacks.positions import border_share
 from audioset_dcls.training.callbacks.teacher import Teacher
-from audioset_dcls.training.module import EmbeddingMatcher, TaggingModule
+from audioset_dcls.training.losses import Distillation, EmbeddingMatcher
+from audioset_dcls.training.module import TaggingModule
+from audioset_dcls.training.optimizer import Schedule
 from preprocessing.clips.reader import ClipFile
 from preprocessing.clips.writer import ClipWriter
 from preprocessing.log_mel import LogMel
@@ -31,7 +33,7 @@ from tests.training.small_runs import composed, curve
 
 def module(**settings: Any) -> TaggingModule:
     model = create_model("convnext_atto", num_classes=3, depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
-    return TaggingModule(model, ["a", "b", "c"], {"lr": 1e-3}, total_steps=10, **settings)
+    return TaggingModule(model, ["a", "b", "c"], {"lr": 1e-3}, Schedule(10), **settings)
 
 
 def test_loss() -> None:
@@ -40,10 +42,9 @@ def test_loss() -> None:
     torch.testing.assert_close(module().loss(logits, target), labels)
     soft = torch.sigmoid(torch.log(teacher / (1 - teacher)) / 2)
     distilled = -(soft * F.logsigmoid(logits / 2) + (1 - soft) * F.logsigmoid(-logits / 2)).mean()
-    torch.testing.assert_close(
-        module(distillation=0.7, temperature=2.0).loss(logits, target, teacher), 0.3 * labels + 0.7 * 4 * distilled
-    )
-    certain = module(distillation=1.0).loss(logits, target, torch.tensor([[0.0, 1.0, 0.5]]).expand(4, 3))
+    learner = module(distill=Distillation(0.7, temperature=2.0))
+    torch.testing.assert_close(learner.loss(logits, target, teacher), 0.3 * labels + 0.7 * 4 * distilled)
+    certain = module(distill=Distillation(1.0)).loss(logits, target, torch.tensor([[0.0, 1.0, 0.5]]).expand(4, 3))
     assert certain.isfinite()
 
 
@@ -69,8 +70,8 @@ def test_compiled_with_and_without_a_teachers_embedding(feature_weight: float) -
         graphs.append(graph)
         return graph.forward
 
-    compiled = module(compile=True, feature_weight=feature_weight, embedding_size=4)
-    names = module(feature_weight=feature_weight, embedding_size=4).state_dict().keys()
+    compiled = module(compile=True, distill=Distillation(feature_weight=feature_weight), embedding_size=4)
+    names = module(distill=Distillation(feature_weight=feature_weight), embedding_size=4).state_dict().keys()
     assert compiled.state_dict().keys() == names
     log_mel = torch.randn(2, 1, 128, 101)
     with torch.compiler.set_stance("default", force_backend=record):
@@ -83,7 +84,7 @@ def test_compiled_with_and_without_a_teachers_embedding(feature_weight: float) -
 def test_classes_must_match() -> None:
     model = create_model("convnext_atto", num_classes=3, depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
     with pytest.raises(ValueError, match=r"set model\.num_classes=2"):
-        TaggingModule(model, ["a", "b"], {"lr": 1e-3}, total_steps=10)
+        TaggingModule(model, ["a", "b"], {"lr": 1e-3}, Schedule(10))
 
 
 class Spy(Callback):
@@ -138,7 +139,7 @@ def test_teacher_scores_each_batch(
     else:
         onnx.save(loudness_onnx(), path)
     spy = spied(monkeypatch)
-    run.train(composed([*small, f"teacher={path}", "objective.distillation=0.9", "epochs=1"]), tmp_path / "run")
+    run.train(composed([*small, f"teacher={path}", "distill.weight=0.9", "epochs=1"]), tmp_path / "run")
     assert len(spy.batches) == 6
     for batch in spy.batches:
         loudest = ClipFile(clips).waveforms(batch["clip"].numpy()).astype(np.float32)
@@ -169,7 +170,7 @@ def test_a_checkpoint_as_teacher(tmp_path: Path) -> None:
 def test_frozen_batch_norms_keep_their_statistics(small: list[str], tmp_path: Path) -> None:
     """Scale and bias learn; mean and variance stay through training and validation."""
     model = create_model("efficientat_mn04", num_classes=6, dilated_kernel_size=7)
-    frozen = TaggingModule(model, list("abcdef"), {"name": "adamw", "lr": 1e-3}, 10, freeze_batch_norm=True)
+    frozen = TaggingModule(model, list("abcdef"), {"name": "adamw", "lr": 1e-3}, Schedule(10), freeze_batch_norm=True)
     norms = [module for module in frozen.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms
     for mode in (True, False, True):
@@ -177,7 +178,7 @@ def test_frozen_batch_norms_keep_their_statistics(small: list[str], tmp_path: Pa
         assert frozen.model.training is mode
         assert not any(norm.training for norm in norms)
     assert all(norm.weight.requires_grad for norm in norms)
-    thawed = TaggingModule(model, list("abcdef"), {"name": "adamw", "lr": 1e-3}, 10)
+    thawed = TaggingModule(model, list("abcdef"), {"name": "adamw", "lr": 1e-3}, Schedule(10))
     assert all(module.training for module in thawed.train().modules())
 
 
@@ -193,7 +194,7 @@ def test_teacher_with_an_embedding(small: list[str], clips: Path, tmp_path: Path
     from audioset_dcls.models import load_checkpoint
 
     torch.jit.script(LoudnessAndStart()).save(tmp_path / "teacher.pt")
-    settings = [f"teacher={tmp_path / 'teacher.pt'}", "objective.feature_weight=0.1", "augment=none", "epochs=1"]
+    settings = [f"teacher={tmp_path / 'teacher.pt'}", "distill.feature_weight=0.1", "augment=none", "epochs=1"]
     run.train(composed([*small, *settings]), tmp_path / "run")
     state = torch.load(tmp_path / "run/last.ckpt", weights_only=True)["current_model_state"]
     seen = ClipFile(clips).waveforms(np.arange(24))[:, :5] / 32767
@@ -225,7 +226,7 @@ def test_embedding_matcher() -> None:
 
 def test_embedding_needs_a_teacher() -> None:
     with pytest.raises(ValueError, match=r"feature_weight needs a teacher's embedding"):
-        module(feature_weight=1.0)
+        module(distill=Distillation(feature_weight=1.0))
 
 
 def test_labels_are_raised_to_the_teachers_scores(
@@ -241,7 +242,7 @@ def test_labels_are_raised_to_the_teachers_scores(
 
     monkeypatch.setattr(TaggingModule, "loss", spy)
     batches = spied(monkeypatch)
-    settings = [f"teacher={tmp_path / 'teacher.pt'}", "objective.soft_labels=true", "augment=none", "epochs=1"]
+    settings = [f"teacher={tmp_path / 'teacher.pt'}", "distill.soft_labels=true", "augment=none", "epochs=1"]
     run.train(composed([*small, *settings]), tmp_path / "run")
     for target, batch in zip(targets, batches.batches, strict=True):
         torch.testing.assert_close(target, torch.maximum(batch["target"].float(), batch["teacher"]))
@@ -250,7 +251,7 @@ def test_labels_are_raised_to_the_teachers_scores(
 
 def test_classifier_starts_from_the_priors(small: list[str], clips: Path, tmp_path: Path) -> None:
     """Before it has learned anything, it says of every clip how often each class comes."""
-    settings = ["prior_bias=true", "optimizer.lr=1e-9", "objective.min_lr=1e-9", "epochs=1", "augment=none"]
+    settings = ["prior_bias=true", "optimizer.lr=1e-9", "scheduler.min_lr=1e-9", "epochs=1", "augment=none"]
     run.train(composed([*small, *settings]), tmp_path)
     bias = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]["model.trunk.head.fc.bias"]
     expected = ClipFile(clips).read("target", np.arange(24)).mean(0)

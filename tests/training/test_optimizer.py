@@ -10,7 +10,7 @@ from timm.optim import Lamb
 from torch import nn
 
 from audioset_dcls.models import create_model
-from audioset_dcls.training.optimizer import create_optimizer, parameter_groups, warmup_cosine
+from audioset_dcls.training.optimizer import Schedule, create_optimizer, parameter_groups, warmup_cosine
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "convformer_s18", "fastvit_t8"])
@@ -44,7 +44,7 @@ def test_groups(name: str) -> None:
 def test_schedule() -> None:
     """4 steps of warm-up, then the cosine from the full rate to its floor, each group in proportion."""
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": lr} for lr in (1.0, 5.0)])
-    schedule = warmup_cosine(optimizer, warmup_steps=4, total_steps=15, min_factor=0.01)
+    schedule = warmup_cosine(optimizer, Schedule(15, warmup_steps=4, min_lr=0.02), lr=2.0)
     rates = []
     for _ in range(15):
         rates.append([group["lr"] for group in optimizer.param_groups])
@@ -69,7 +69,7 @@ def test_optimizers() -> None:
 
 def test_schedule_may_stay_before_it_falls() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    schedule = warmup_cosine(optimizer, warmup_steps=1, total_steps=13, min_factor=0.1, decay_start=8 / 13)
+    schedule = warmup_cosine(optimizer, Schedule(13, warmup_steps=1, min_lr=0.1, decay_start=8 / 13), lr=1.0)
     rates = []
     for _ in range(13):
         rates.append(schedule.get_last_lr()[0])

@@ -161,7 +161,7 @@ def test_stopped_run_goes_on_with_what_the_matcher_has_seen(
         writer.append([f"{clip}" for clip in range(24)], waveforms, rng.random((24, 3)) < 0.5, **columns)
         writer.finish()
     files = [f"data.train=[{tmp_path / 'scenes.h5'}]", f"data.val={tmp_path / 'scenes.h5'}", "data.clip_seconds=null"]
-    settings = ["data.teacher=stored", "objective.feature_weight=0.5", "objective.soft_labels=true", "prior_bias=true"]
+    settings = ["data.teacher=stored", "distill.feature_weight=0.5", "distill.soft_labels=true", "prior_bias=true"]
     config = composed([*small, *files, *settings, "epochs=2"])
     train(config, tmp_path / "whole")
     done = []
@@ -195,7 +195,7 @@ def test_other_settings_are_refused(unbroken: Path, small: list[str]) -> None:
     with pytest.raises(ValueError, match=r"optimizer.lr: 0.004 -> 0.001.*choose another name"):
         train(composed([*small, "optimizer.lr=1e-3"]), unbroken)
     with pytest.raises(ValueError, match=r"trainer.limit_train_batches: None -> 4.*choose another name"):
-        train(composed([*small, "+trainer.limit_train_batches=4"]), unbroken)
+        train(composed([*small, "trainer.limit_train_batches=4"]), unbroken)
 
 
 def test_damaged_settings_are_one_line(small: list[str], tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_accumulation() -> None:
 
 def test_shorter_epochs(small: list[str], tmp_path: Path) -> None:
     """trainer.limit_train_batches counts batches, two a step here; the schedule ends with the last step."""
-    train(composed([*small, "+trainer.limit_train_batches=5", "objective.min_lr=0"]), tmp_path)
+    train(composed([*small, "trainer.limit_train_batches=5", "scheduler.min_lr=0"]), tmp_path)
     rows = [row for row in curve(tmp_path) if "train/loss" in row]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[-1]["lr"] < rows[2]["lr"] / 2
@@ -244,7 +244,7 @@ FAILED_STARTS = {
     "no rows": (["log_every_n_steps=0"], r"log_every_n_steps=0: must be a whole number, 1 or more"),
     "too few clips": (["batch_size=64"], r"fewer than one batch of 64; lower batch_size"),
     "no data": (["data.val=missing.h5"], r"missing.h5: no such file"),
-    "no checkpoint": (["model=checkpoint"], r"checkpoint is not set: add checkpoint=FILE"),
+    "no checkpoint": (["model=checkpoint", "checkpoint=null"], r"checkpoint is not set: add checkpoint=FILE"),
     "no such device": (["trainer.accelerator=mps"], r"MPSAccelerator.*not available"),
 }
 

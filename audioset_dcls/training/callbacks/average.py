@@ -30,7 +30,7 @@ class WeightAverage(WeightAveraging):
         self._device = trainer.strategy.root_device  # the module moves there only later
         super().setup(trainer, pl_module, stage)
         if isinstance(pl_module, TaggingModule):
-            self._total_steps = pl_module.total_steps
+            self._total_steps = pl_module.schedule.total_steps
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         if step_idx is None:
