@@ -26,6 +26,10 @@ _WHERE = {
 }
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__", "dcls", "evaluation", "models", "tagging", "training"]
+
+
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)

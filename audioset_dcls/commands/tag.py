@@ -62,13 +62,13 @@ def main() -> None:
         "--window",
         type=float,
         metavar="S",
-        help="cut longer recordings so (default: as the tagger was trained, the embedded one on 2.56, others on 10)",
+        help="cut longer recordings so (default: as the tagger was trained, the embedded one on 5, others on 10)",
     )
     work.add_argument(
         "--hop",
         type=float,
         metavar="S",
-        help="from window to window (default: half the window, the embedded tagger's own window whole)",
+        help="from window to window (default: half the window; of the embedded tagger, all of it)",
     )
     work.add_argument(
         "--channel",

@@ -40,7 +40,7 @@ def available_checkpoints() -> dict[str, PublishedCheckpoint]:
 
 
 def locate(source: str | Path) -> Path:
-    """The file behind "embedded", a path, a published name or a URL; the last two are downloaded into the cache once."""
+    """The file behind "embedded", a path, a published name or a URL; the last two are downloaded into the cache."""
     if source == EMBEDDED:
         return data_folder("checkpoints") / "tagger.safetensors"
     if isinstance(source, str):

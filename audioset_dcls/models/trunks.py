@@ -101,6 +101,20 @@ class AudioTagger(nn.Module):
         return self.trunk.head_hidden_size
 
     @property
+    def num_classes(self) -> int:
+        return int(self.config["num_classes"])
+
+    def get_classifier(self) -> nn.Module:
+        """timm's name for what maps the pooled features to logits."""
+        module: nn.Module = self.trunk.get_classifier()
+        return module
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last map -> logits (B, num_classes), or the pooled features (B, num_features)."""
+        output: Tensor = self.trunk.forward_head(features, pre_logits=pre_logits)
+        return output
+
+    @property
     def classifier(self) -> nn.Linear:
         """The layer that makes the logits."""
         linear = (module for module in self.trunk.modules() if isinstance(module, nn.Linear))
@@ -117,10 +131,10 @@ class AudioTagger(nn.Module):
 
     def embed(self, log_mel: Tensor) -> Tensor:
         """(B, 1, 128, frames) -> (B, num_features): what the classifier sees, pooled over the clip."""
-        return self.trunk.forward_head(self.forward_features(log_mel), pre_logits=True)
+        return self.forward_head(self.forward_features(log_mel), pre_logits=True)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        return self.trunk.forward_head(self.forward_features(log_mel))
+        return self.forward_head(self.forward_features(log_mel))
 
     def reset_classifier(self, num_classes: int, labels: tuple[str, ...] | None = None) -> None:
         """A new, untrained classifier for `num_classes` classes, to train the same features on other labels."""

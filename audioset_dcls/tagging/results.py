@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 File: TypeAlias = str | Path | IO[bytes] | bytes
 Decode: TypeAlias = Callable[[Any, float, int, str | int, Callable[[Note], None]], Iterator[np.ndarray]]
 THRESHOLD, TOP = 0.2, 5
+_DIGITS = 4  # of a score
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Settings(Options):
     hop: float = LONGEST_WINDOW / 2
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """What was heard in one recording. Scores are independent sigmoid probabilities: they do not sum to 1.
 
@@ -109,6 +110,29 @@ class Result:
         """The `count` best tags with a score of at least `threshold`: (display name, score), best first."""
         best = np.argsort(-self.scores, kind="stable")[:count]
         return [(self.labels[i], float(self.scores[i])) for i in best if self.scores[i] >= threshold]
+
+    def to_dict(self, count: int = TOP, threshold: float = THRESHOLD) -> dict[str, Any]:
+        """Plain types, what `dcls-tag --format json` writes: the best tags, `count` at most, and all events."""
+        means = dict(zip(self.labels, self.mean_scores.tolist(), strict=True))
+        best = self.top(count)
+        return {
+            "file": self.source,
+            "duration": round(self.duration, 3),
+            "tags": [
+                {"label": label, "score": round(score, _DIGITS), "mean": round(means[label], _DIGITS)}
+                for label, score in best
+                if score >= threshold
+            ],
+            "events": [
+                event._replace(score=round(event.score, _DIGITS), mean=round(event.mean, _DIGITS))._asdict()
+                for event in self.events
+            ],
+            "best": {"label": best[0][0], "score": round(best[0][1], _DIGITS)},
+        }
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{label} {score:.2f}" for label, score in self.top(3))
+        return f"<Result {self.source}, {self.duration:.1f} s: {best}>"
 
 
 @dataclass(frozen=True)

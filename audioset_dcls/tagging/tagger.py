@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from audioset_dcls.folders import cache_folder, data_folder
 from audioset_dcls.tagging.events import Event
 from audioset_dcls.tagging.pipeline import Pipeline
-from audioset_dcls.tagging.results import Decode, Failure, OneChannel, Options, Result, Source
+from audioset_dcls.tagging.results import THRESHOLD, TOP, Decode, Failure, OneChannel, Options, Result, Source
 from audioset_dcls.tagging.session import ModelError, OnnxModel
 from audioset_dcls.tagging.waveforms import is_waveform, to_waveform
 from audioset_dcls.tagging.windows import LONGEST_WINDOW
-from preprocessing.audio import AudioError, iter_audio
+from preprocessing.audio import MIX, AudioError, iter_audio
 from preprocessing.cores import usable_cores
 
 __all__ = ["AudioError", "Event", "Failure", "ModelError", "OneChannel", "Options", "Result", "Tagger"]
@@ -39,8 +39,16 @@ class Tagger:
     def __init__(self, model: str | Path | None = None, device: str = "cpu", jobs: int | None = None) -> None:
         if jobs is not None and jobs < 1:
             raise ValueError(f"jobs must be at least 1, not {jobs}")
+        self._opened = model, device, jobs
         self.model: OnnxModel = open_model(model, device)
         self.jobs = jobs or usable_cores()
+
+    def __reduce__(self) -> tuple[type[Tagger], tuple[Any, ...]]:
+        """A pickled tagger is opened anew where it arrives, by its name or path."""
+        return Tagger, self._opened
+
+    def __repr__(self) -> str:
+        return f"<Tagger {self.model.path.name}, {len(self.labels)} classes, windows of {self.window:g} s>"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -60,12 +68,25 @@ class Tagger:
         """Seconds from window to window by default."""
         return float(self.metadata.get("hop_seconds", self.window / 2))
 
-    def __call__(self, source: Source, sample_rate: int | None = None, **options: Any) -> Result:
+    def __call__(
+        self,
+        source: Source,
+        sample_rate: int | None = None,
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        threshold: float = THRESHOLD,
+        top: int = TOP,
+        labels: Sequence[str] | None = None,
+        channel: str | int = MIX,
+        timeline: bool = True,
+        embeddings: bool = True,
+    ) -> Result:
         """Tag one recording: a path, a binary file object, the bytes of a file, or a waveform (samples,).
 
         sample_rate: of a waveform, Hz; 32 kHz if it is not given. A waveform is a NumPy array or a torch tensor: floats
             in [-1, 1], or int8, int16, int32, uint8, which are scaled.
-        options: the fields of `Options`.
+        window to embeddings: see `Options`.
 
         Raises AudioError for a source without sound to tag, ValueError for options that cannot be.
         """
@@ -73,13 +94,15 @@ class Tagger:
             source = to_waveform(source, sample_rate, self.model.sample_rate)
         elif sample_rate is not None:
             raise ValueError("sample_rate is for waveforms; a file has its own")
-        result = next(self.tag_all([source], Options(**options), raise_failures=True))
+        chosen = None if labels is None else tuple(labels)
+        options = Options(window, hop, threshold, top, chosen, channel, timeline, embeddings)
+        result = next(self.tag_all([source], options, raise_failures=True))
         assert isinstance(result, Result)
         return result
 
     def tag_all(
         self,
-        sources: Iterable[Source],
+        sources: Source | Iterable[Source],
         options: Options | None = None,
         raise_failures: bool = False,
         on_audio: Callable[[float], None] | None = None,
@@ -87,12 +110,19 @@ class Tagger:
     ) -> Generator[Result | Failure, None, None]:
         """Tag many recordings, in order, decoding ahead and batching windows across recordings.
 
+        sources: what `__call__` takes, many of them; a single path, waveform or bytes is one source.
         A recording that cannot be read gives a Failure (with `raise_failures`, its AudioError) and the rest goes on.
         on_audio: called with the seconds of audio that each window adds, for progress within long recordings.
         decode: called like `iter_audio`, from several threads; `DecoderPool.iter_audio` decodes in other processes.
         """
-        pipeline = Pipeline(self.model, sources, (options or Options()).of(self), self.jobs, decode)
+        many: Any = [sources] if _is_single(sources) else sources
+        pipeline = Pipeline(self.model, many, (options or Options()).of(self), self.jobs, decode)
         return pipeline.results(raise_failures, on_audio or (lambda seconds: None))
+
+
+def _is_single(sources: Any) -> bool:
+    """If it is one source; an array of two axes is many waveforms."""
+    return isinstance(sources, str | Path | bytes) or (is_waveform(sources) and sources.ndim == 1)
 
 
 def open_model(model: str | Path | None = None, device: str = "cpu") -> OnnxModel:

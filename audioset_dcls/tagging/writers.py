@@ -28,7 +28,6 @@ RAVEN_COLUMNS = (
     *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
     *("Label", "Score", "Begin Path"),
 )
-_DIGITS = 4  # of a score
 
 
 @dataclass(frozen=True)
@@ -42,22 +41,7 @@ class Format:
 
 def record_of(result: Result, options: Options) -> Record:
     """The tags that reach the threshold, `options.top` at most, and all events."""
-    means = dict(zip(result.labels, result.mean_scores.tolist(), strict=True))
-    best = result.top(options.top)
-    return {
-        "file": result.source,
-        "duration": round(result.duration, 3),
-        "tags": [
-            {"label": label, "score": round(score, _DIGITS), "mean": round(means[label], _DIGITS)}
-            for label, score in best
-            if score >= options.threshold
-        ],
-        "events": [
-            event._replace(score=round(event.score, _DIGITS), mean=round(event.mean, _DIGITS))._asdict()
-            for event in result.events
-        ],
-        "best": {"label": best[0][0], "score": round(best[0][1], _DIGITS)},
-    }
+    return result.to_dict(options.top, options.threshold)
 
 
 def table(records: Iterable[Record], timeline: bool) -> Iterator[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -324,3 +326,30 @@ def test_a_clip_in_an_hour_of_silence_is_found(tagger: Tagger, tmp_path: Path) -
     assert len(events) == 1
     assert at - 5 <= events[0].start <= at + len(sound) / 32_000
     assert events[0].end <= at + 15
+
+
+def test_a_pickled_tagger_opens_the_same_file(tagger_file: Path) -> None:
+    tagger = Tagger(tagger_file, jobs=1)
+    again = pickle.loads(pickle.dumps(tagger))
+    assert (again.model.path, again.jobs) == (tagger.model.path, 1)
+    np.testing.assert_array_equal(again(RECORDINGS / "cow.ogg").scores, tagger(RECORDINGS / "cow.ogg").scores)
+
+
+def test_a_single_source_is_one_recording(tagger_file: Path) -> None:
+    tagger = Tagger(tagger_file)
+    path = RECORDINGS / "cow.ogg"
+    for source in (str(path), path, path.read_bytes(), read_audio(path)):
+        (result,) = tagger.tag_all(source)
+        assert isinstance(result, Result)
+
+
+def test_a_result_in_plain_types_and_in_a_line(tagger_file: Path) -> None:
+    result = Tagger(tagger_file)(RECORDINGS / "cow.ogg", threshold=0.1, top=2)
+    plain = result.to_dict(2, 0.1)
+    assert json.loads(json.dumps(plain)) == plain
+    assert [tag["label"] for tag in plain["tags"]] == [label for label, _ in result.top(2, 0.1)]
+    assert plain["events"] == [
+        event._replace(score=round(event.score, 4), mean=round(event.mean, 4))._asdict() for event in result.events
+    ]
+    best, score = result.top(1)[0]
+    assert repr(result).startswith(f"<Result {RECORDINGS / 'cow.ogg'}, {result.duration:.1f} s: {best} {score:.2f}, ")
