@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from audioset_dcls.commands.export import read_facts
+from audioset_dcls.commands.export import export, read_facts
 from audioset_dcls.evaluation.calibration import calibration_error, fit_calibration, log_loss
 from audioset_dcls.export.calibrate import finish, score
 from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint
@@ -123,6 +123,16 @@ def test_fitted_to_the_scores_of_another(model: AudioTagger, data: dict[str, Pat
     assert biases[:4].min() < biases[4] < biases[:4].max()
 
 
+def test_a_tagger_to_start_from_lends_the_classes_that_it_knows(model: AudioTagger, data: dict[str, Path]) -> None:
+    """Whatever the counts of the clips say that it was trained on further; but clips that are given count."""
+    started = copy.deepcopy(model)
+    started.metadata = model.metadata | {"starts_from": "efficientat_mn04"}
+    assert finish(started, [data["validation"]]).metadata["masked"] == []
+    started.metadata["masked"] = ["c"]
+    assert finish(started, [data["validation"]]).metadata["masked"] == ["c"]
+    assert "f" in finish(started, [data["validation"]], [data["train"]]).metadata["masked"]
+
+
 @pytest.mark.parametrize(
     ("clips", "sources", "masked"),
     [
@@ -226,3 +236,24 @@ def test_facts_that_cannot_be_stored(text: str | None, reason: str, tmp_path: Pa
         path.write_text(text)
     with pytest.raises(ValueError, match=rf"about\.yaml: .*{reason}"):
         read_facts(path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_exported_as_a_checkpoint(
+    precision: str, model: AudioTagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights alone: the same scores, within 1e-3 from half the bytes. int8 is refused."""
+    save_checkpoint(tmp_path / "best.ckpt", model, LABELS)
+    target = tmp_path / "small.safetensors"
+    export(str(tmp_path / "best.ckpt"), target, precision, ())
+    again = load_checkpoint(target)
+    assert again.labels == LABELS
+    assert again.metadata["note"] == "kept"
+    log_mel = torch.randn(2, 1, 128, 200, generator=torch.Generator().manual_seed(0))
+    tolerance = {"float32": 0.0, "float16": 1e-2}[precision]
+    torch.testing.assert_close(again(log_mel), model(log_mel), rtol=tolerance, atol=tolerance)
+    if precision == "float16":
+        assert target.stat().st_size < 0.75 * (tmp_path / "best.ckpt").stat().st_size
+    with pytest.raises(SystemExit) as stopped:
+        export(str(tmp_path / "best.ckpt"), target, "int8", ())
+    assert stopped.value.code == 2
