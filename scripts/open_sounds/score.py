@@ -1,6 +1,6 @@
 """A teacher's scores of pieces: the mean of the piece as it is, looped and zero-padded to 10 s.
 
-python scripts/open_sounds/score.py WORK TEACHER.pt [I/N]
+python scripts/open_sounds/score.py WORK efficientat_mn04 [I/N]
 """
 
 from __future__ import annotations
@@ -15,21 +15,26 @@ import numpy as np
 import torch
 from pieces import package_pieces
 
+from audioset_dcls.models import load_checkpoint
+from preprocessing.log_mel import LogMel
+
 SAMPLES, SECOND = 320_000, 32_000
 WHOLE = 9.5 * SECOND  # a piece from this length on is scored once, padded
 
 
-class Teacher:
-    """TorchScript file: float32 (B, samples) at 32 kHz -> scores (B, 527) and anything else."""
+class Scorer:
+    """Scores of waveforms by what `load_checkpoint` takes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, teacher: str) -> None:
         torch.set_num_threads(1)
-        self.module = torch.jit.load(str(path), map_location="cpu").eval()
+        self.model = load_checkpoint(teacher)
+        self.model.minimum_frames = 1  # short pieces are padded and looped here
+        self.log_mel = LogMel(self.model.log_mel_settings)
 
     def _run(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        batch = torch.from_numpy(np.stack(waveforms).astype(np.float32) / 32_767)
         with torch.inference_mode():
-            batch = torch.from_numpy(np.stack(waveforms).astype(np.float32) / 32_767)
-            return self.module(batch)[0].numpy()
+            return self.model(self.log_mel(batch)).sigmoid().numpy()
 
     def score(self, pieces: Sequence[np.ndarray], batch: int = 8) -> np.ndarray:
         """(N, 527) float32 of int16 pieces of 10 s at most."""
@@ -47,21 +52,21 @@ class Teacher:
         return scores
 
 
-def main(work: Path, teacher: Path, share: str = "0/1") -> None:
+def main(work: Path, teacher: str, share: str = "0/1") -> None:
     """Step 3 of the lists: WORK/unlabelled_scores/PACKAGE.npy, float32 (candidates, 527), of each package."""
     first, step = map(int, share.split("/"))
-    module = Teacher(teacher)
+    scorer = Scorer(teacher)
     (work / "unlabelled_scores").mkdir(exist_ok=True)
     packages = groupby((piece for piece in package_pieces(work) if piece.corpus == "candidates"), lambda p: p.source)
     for name, pieces in packages:
         waveforms = [piece.waveform for piece in pieces]
         target = work / "unlabelled_scores" / f"{name}.npy"
         if crc32(name.encode()) % step == first and not target.exists():
-            scores = module.score(waveforms)
+            scores = scorer.score(waveforms)
             np.save(target.with_suffix(".part.npy"), scores)
             target.with_suffix(".part.npy").rename(target)
             print(name, len(scores), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    main(Path(sys.argv[1]), *sys.argv[2:])
