@@ -28,7 +28,7 @@ import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -121,7 +121,7 @@ def _train(config: DictConfig, folder: Path) -> float:
     csv_logger = CSVLogger(folder, name="", version="csv")
     trainer = build(
         settings["trainer"],
-        logger=[csv_logger, TensorBoardLogger(folder, name="", version="tensorboard")],
+        logger=[csv_logger, *other_loggers(settings["logger"], folder)],
         callbacks=callbacks(config, folder),
         plugins=[CheckpointFile()],
         max_epochs=config.epochs,
@@ -199,6 +199,16 @@ def build(settings: dict[str, Any], **more: Any) -> Any:
     """What `_target_` names, called with the other settings. Hydra's `instantiate` would hide its errors in its own."""
     arguments = {**settings, **more}
     return get_object(arguments.pop("_target_"))(**arguments)
+
+
+def other_loggers(settings: dict[str, Any], folder: Path) -> list[Any]:
+    """The logger of the group `logger`, writing in the run's folder. Raises ValueError if its library is missing."""
+    if not settings:
+        return []
+    try:
+        return [build(settings, save_dir=str(folder))]
+    except ModuleNotFoundError as error:
+        raise ValueError(f"logger={settings['_target_'].rpartition('.')[2]}: {error}") from error
 
 
 def callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:

@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from filelock import FileLock
 from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.inference.inspect import large_depthwise
 from audioset_dcls.models import create_model, load_checkpoint, save_checkpoint
+from audioset_dcls.training.callbacks.checkpoints import EpochLog
 from audioset_dcls.training.module import TaggingModule
 from audioset_dcls.training.run import accumulation, fine_tune, limited, record, train
 from preprocessing.clips.writer import ClipWriter
@@ -102,6 +105,28 @@ def test_log(small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture)
     )
     epochs = [f"epoch 2 of 4: mAP {second}", f"epoch 4 of 4: mAP {fourth}"]
     assert lines == [start, *epochs, end, start, f"{folder}: goes on after step 12", end]
+
+
+def test_without_a_terminal_a_line_tells_how_it_goes(
+    small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here after each batch: where it is, loss, rate, time left. On a terminal a bar shows that instead."""
+    monkeypatch.setattr("audioset_dcls.training.run.EpochLog", partial(EpochLog, 0.0))
+    config = composed([*small, "epochs=2", "logger=none"])
+    with caplog.at_level(logging.INFO, "audioset_dcls"):
+        train(config, tmp_path / "run")
+    line = re.compile(r"epoch (\d) of 2, batch (\d+) of (\d+): loss \S+, learning rate \S+, about \d+ minutes left")
+    lines = [record.getMessage() for record in caplog.records if ", batch " in record.getMessage()]
+    batches = [line.fullmatch(text) for text in lines]
+    assert all(batches)
+    per_epoch = int(batches[0][3])
+    assert [(int(m[1]), int(m[2])) for m in batches] == [(e, b + 1) for e in (1, 2) for b in range(per_epoch)]
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "audioset_dcls"):
+        EpochLog(0.0).on_train_batch_end(SimpleNamespace(is_global_zero=True), None, {}, None, 0)  # type: ignore[arg-type]
+    assert not caplog.records
 
 
 def test_checkpoint_is_a_tagger(unbroken: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,36 @@ class Checkpoints(Callback):
 
 
 class EpochLog(Callback):
-    """A line in the job's log after each validation, for those who watch a file and not a progress bar."""
+    """A line an epoch; without a terminal, which would show a bar, another at least every `seconds`."""
 
-    def __init__(self) -> None:
-        self._started = time.monotonic()
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.seconds = seconds
+        self._started = self._told = time.monotonic()
+        self._batches = 0  # since the start of this process
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin, self._batches = time.monotonic(), 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._batches += 1
+        now = time.monotonic()
+        if not trainer.is_global_zero or sys.stderr.isatty() or now - self._told < self.seconds:
+            return
+        self._told = now
+        of_epoch = int(trainer.num_training_batches)
+        left = (trainer.max_epochs or 0) * of_epoch - trainer.current_epoch * of_epoch - batch_idx - 1
+        minutes = left * (now - self._begin) / self._batches / 60
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        _log.info(
+            "epoch %d of %s, batch %d of %d: loss %.4g, learning rate %.2g, about %.0f minutes left",
+            *(trainer.current_epoch + 1, trainer.max_epochs, batch_idx + 1, of_epoch),
+            *(float(outputs["loss"].detach()), rate, minutes),
+        )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, TaggingModule) and pl_module.map is not None:
