@@ -100,11 +100,13 @@ def log_mel_ways(model: Path, clip: Path) -> None:
     """In the graph, as NumPy's FFT beside it, and as torchaudio's."""
     import torch
 
+    from audioset_dcls.tagging.session import OnnxModel
     from preprocessing.audio import read_audio
     from preprocessing.log_mel import LogMel
 
     torch.set_num_threads(1)
-    session, waveform, reference = _log_mel_alone(model), read_audio(clip)[None], LogMel()
+    session, waveform = _log_mel_alone(model), read_audio(clip)[None]
+    reference = LogMel(OnnxModel(model).log_mel_settings)
     window = np.hanning(1025)[:-1].astype(np.float32)
     filters = reference.mel_scale.fb.numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from audioset_dcls.dcls import DclsNd
 from audioset_dcls.models import AudioTagger, load_checkpoint
 from preprocessing.audio import SAMPLE_RATE, read_audio
+from preprocessing.constants import LogMelSettings
 from preprocessing.files import atomic_write
 from preprocessing.log_mel import HOP, N_MELS, LogMel, pad_or_trim
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 CHANNELS_SHOWN = 16
 SECONDS = 10.0
 SPECTRUM_SIZE = 64  # frequencies along each axis of a kernel's spectrum, more for larger kernels
+_MOST_COLUMNS = 5  # of panels side by side
 
 
 def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> list[Path]:
@@ -35,7 +38,9 @@ def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> l
     figures = {"kernels": plot_kernels(model), "spectra": plot_spectra(model)}
     if any(isinstance(layer, DclsNd) for _, layer in large_depthwise(model)):
         figures["positions"] = plot_positions(model)
-    figures["receptive_field"] = plot_receptive_field(receptive_field(model, log_mels(recordings)))
+    figures["receptive_field"] = plot_receptive_field(
+        receptive_field(model, log_mels(recordings, model.log_mel_settings))
+    )
     paths = []
     for name, figure in figures.items():
         paths.append(output / f"{name}.png")
@@ -124,8 +129,13 @@ def plot_positions(model: AudioTagger) -> Figure:
     for name, layer in large_depthwise(model):
         if isinstance(layer, DclsNd):
             sets.setdefault(id(layer.positions), (name, layer))  # layers that share positions make one picture
-    figure = new_figure(3.2 * len(sets), 3.4)
-    for axes, (name, layer) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets.values(), strict=True):
+    columns = min(len(sets), _MOST_COLUMNS)
+    rows = math.ceil(len(sets) / columns)
+    figure = new_figure(3.2 * columns, 3.4 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels[len(sets) :]:
+        axes.set_axis_off()
+    for axes, (name, layer) in zip(panels, sets.values(), strict=False):
         high, wide = layer.dilated_kernel_size
         pitch, time = layer.positions.flatten(1).cpu().numpy()
         edges = [np.arange(size + 1) - size // 2 - 0.5 for size in (high, wide)]
@@ -171,14 +181,14 @@ def plot_receptive_field(field: NDArray[np.float64]) -> Figure:
     return figure
 
 
-def log_mels(recordings: Sequence[Path]) -> Tensor:
+def log_mels(recordings: Sequence[Path], settings: LogMelSettings) -> Tensor:
     """(N, 1, 128, 1001): ten seconds of each recording, or of noise."""
     samples = round(SECONDS * SAMPLE_RATE)
     if recordings:
         waveform = torch.from_numpy(np.stack([pad_or_trim(read_audio(path), samples) for path in recordings]))
     else:
         waveform = 0.1 * torch.randn(16, samples, generator=torch.Generator().manual_seed(0))
-    return LogMel()(waveform)
+    return LogMel(settings)(waveform)
 
 
 def new_figure(width: float, height: float) -> Figure:
