@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from preprocessing.clips.layout import INT16_SCALE
 from preprocessing.clips.reader import ClipFile
 from preprocessing.loading.dataset import empty_batch, shared_memory_errors, workers_that_fit
 from preprocessing.log_mel import LogMel
+from preprocessing.progress import progress_bar
 from preprocessing.terminal import first_line, printable
 
 
@@ -218,16 +218,9 @@ def _gathered(share: NDArray[np.intp], scores: NDArray[np.float32]) -> NDArray[n
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr, if that is a terminal and this is the first process."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn
 
     first = not dist.is_initialized() or dist.get_rank() == 0
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        *Progress.get_default_columns()[1:-1],
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not (first and sys.stderr.isatty())) as bar:
+    with progress_bar(MofNCompleteColumn(), **({} if first else {"disable": True})) as bar:
         task = bar.add_task(printable(description), total=total)
         yield lambda count=1: bar.advance(task, count)

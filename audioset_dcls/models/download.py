@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from preprocessing.files import atomic_write, no_links, sha256_of
+from preprocessing.progress import progress_bar
 from preprocessing.terminal import printable
 
 _CHUNK = 1 << 20  # bytes
@@ -87,7 +86,10 @@ def _transfer(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() and len(length) < 20 else None
         size = start
-        with open(part, "ab" if start else "wb", opener=no_links) as file, _progress_bar() as bar:
+        with (
+            open(part, "ab" if start else "wb", opener=no_links) as file,
+            progress_bar(DownloadColumn(), TransferSpeedColumn()) as bar,
+        ):
             task = bar.add_task(printable(part.name.removesuffix(".part")), total=total, completed=start)
             while max(size, total or 0) <= _MOST_BYTES and (chunk := response.read1(_CHUNK)):
                 file.write(chunk)
@@ -111,11 +113,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(newurl).scheme not in ("https", req.type):
             raise DownloadError(f"{req.full_url}: leads to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _progress_bar() -> Progress:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def _validator(part: Path) -> Path:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 from audioset_dcls.tagging.writers import clock
+from preprocessing.progress import progress_bar
 
 _DELAY = 2.0  # s
 _MEASURED = 20  # as many recordings are asked for their length, so that the bar moves within them
@@ -27,12 +27,8 @@ class Bar:
         self._seconds = _total_seconds(paths, seconds_of) if len(paths) <= _MEASURED else None
         self._count, self._recordings, self._audio = len(paths), 0, 0.0
         self._began = time.monotonic()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+        self._progress = progress_bar(
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
             transient=True,
             # a table on the same terminal goes above the bar; what is piped must not be touched
             redirect_stdout=sys.stdout.isatty(),

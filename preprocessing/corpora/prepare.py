@@ -43,6 +43,7 @@ from preprocessing.corpora.excerpts import (
     is_disk_full,
 )
 from preprocessing.files import atomic_write
+from preprocessing.progress import progress_bar
 from preprocessing.terminal import csv_cell, first_line, printable
 
 _BATCH = 16  # clips a process decodes, and the writer commits, at once: 10 MB
@@ -112,7 +113,7 @@ def prepare(
         for spool in writer.folder.glob(f"{SPOOL}*"):
             spool.unlink()  # of a run that was killed
         done = _Done(writer)
-        with progress_bar() as progress:
+        with clip_bar() as progress:
             task = progress.add_task(printable(output.name), total=collection.total, completed=done.consumed)
             remaining = itertools.islice(collection.clips(), done.consumed, None)
             for batch, decoded in _decode_all(remaining, workers, compression, str(writer.folder)):
@@ -245,33 +246,15 @@ def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
         table.writerows(map(csv_cell, (entry.clip, entry.reason, entry.file, entry.detail)) for entry in left_out)
 
 
-def progress_bar() -> Any:
-    """Of clips; off where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def clip_bar() -> Any:
+    from rich.progress import MofNCompleteColumn, ProgressColumn, Task
     from rich.text import Text
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.0f} clips/s" if task.speed else "")
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120)
+    return progress_bar(MofNCompleteColumn(), Rate(), speed_estimate_period=120)
 
 
 # decoding ------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from preprocessing.corpora.open_sounds.synthetic import MISSING_TOOLS, missing_t
 from preprocessing.corpora.open_sounds.tars import Tars
 from preprocessing.corpora.open_sounds.writing import Job, Report, Sound, write_files
 from preprocessing.files import sha256_of
+from preprocessing.progress import progress_bar
 
 SYNTHETIC = "synthetic"
 UNLABELLED = "unlabelled"
@@ -239,12 +240,9 @@ def _say_needs(stages: Sequence[Stage], output: Path, debian: Packages, say: Cal
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import DownloadColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with progress_bar(DownloadColumn()) as progress:
         task = progress.add_task("", total=total)
         yield lambda job, size: progress.update(task, description=job, advance=size)
 
