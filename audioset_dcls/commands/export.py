@@ -99,6 +99,7 @@ def export(
     try:
         facts = {} if metadata is None else read_facts(metadata)
         model = load_checkpoint(checkpoint)
+        model.metadata = {**model.metadata, **facts}
         if calibrate:
             from audioset_dcls.export.calibrate import LEAST_CLIPS, LEAST_SOURCES, finish
 
@@ -110,7 +111,6 @@ def export(
                 f"{before:.3f}, now {after:.3f}; {len(model.metadata['masked'])} classes with fewer than "
                 f"{LEAST_CLIPS} training clips of {LEAST_SOURCES} sources masked"
             )
-        model.metadata = {**model.metadata, **facts}
         if target.suffix == ".safetensors":
             save_checkpoint(target, model, float16=precision == "float16")
             show(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {precision}")

@@ -36,7 +36,7 @@ def test_a_right_answer_comes_first_or_second() -> None:
 
 
 def test_the_checkpoint_beside_it_has_the_same_weights(model: OnnxModel) -> None:
-    """Both hold float16 weights, calibrated: scores within 1e-3."""
+    """Calibrated, too. Scores within 0.02: the ONNX file rounds weights with batch norms merged to float16, it does not."""
     checkpoint = load_checkpoint("embedded")
     assert checkpoint.labels == model.labels
     assert checkpoint.config == model.metadata["model"]
@@ -45,7 +45,7 @@ def test_the_checkpoint_beside_it_has_the_same_weights(model: OnnxModel) -> None
         (scores,) = model.run(waveform[None], ["scores"])
         with torch.inference_mode():
             log_mel = LogMel(checkpoint.log_mel_settings)(torch.from_numpy(waveform)[None])
-            np.testing.assert_allclose(scores, checkpoint(log_mel).sigmoid(), atol=1e-3, rtol=0)
+            np.testing.assert_allclose(scores, checkpoint(log_mel).sigmoid(), atol=0.02, rtol=0)
         assert scores.max() > 0.3
 
 
