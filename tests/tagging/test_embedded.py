@@ -36,7 +36,7 @@ def test_a_right_answer_comes_first_or_second() -> None:
 
 
 def test_the_checkpoint_beside_it_has_the_same_weights(model: OnnxModel) -> None:
-    """Calibrated, too. Scores within 0.02: the ONNX file rounds weights with batch norms merged to float16, it does not."""
+    """Calibrated, too. Within 0.02: the ONNX file rounds weights with batch norms merged to float16, this without."""
     checkpoint = load_checkpoint("embedded")
     assert checkpoint.labels == model.labels
     assert checkpoint.config == model.metadata["model"]
