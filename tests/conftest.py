@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import copy
 import csv
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -23,6 +24,10 @@ from preprocessing.decoding.process import DecoderPool
 
 if TYPE_CHECKING:
     import torch
+
+# A shell starts background jobs with SIGINT ignored, and what they start inherits that: no Ctrl-C would arrive.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"

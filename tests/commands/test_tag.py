@@ -88,8 +88,8 @@ def test_help_shows_every_option_and_default(
     for default in (
         "5",
         "0.2",
-        "as the tagger was trained, the embedded one on 2.56, others on 10",
-        "half the window, the embedded tagger's own window whole",
+        "as the tagger was trained, the embedded one on 5, others on 10",
+        "half the window; of the embedded tagger, all of it",
         "table",
         "cpu",
         "--resume",
@@ -116,7 +116,7 @@ def test_neither_torch_nor_what_a_clip_does_not_need_is_imported(tagger_file: Pa
 def test_without_an_embedded_tagger(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("audioset_dcls.tagging.session.data_folder", lambda name: tmp_path)
+    monkeypatch.setattr("audioset_dcls.tagging.tagger.data_folder", lambda name: tmp_path)
     monkeypatch.setattr(sys, "argv", ["dcls-tag", "x.wav"])
     with pytest.raises(SystemExit) as exit_:
         tag.main()
