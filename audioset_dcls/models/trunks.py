@@ -71,6 +71,9 @@ CONFIG_CHECKS: dict[str, Callable[[Any, str], object]] = {
     "act_layer": partial(checks.choice, known=("gelu", "relu")),
     "log_mel": lambda value, name: LogMelSettings.from_dict(value),
 }
+_TIMM_OPTIONS = {
+    *("depths", "dims", "layers", "embed_dims", "ls_init_value", "kernel_sizes", "conv_mlp", "norm_layer", "act_layer"),
+}
 
 
 class AudioTagger(nn.Module):
@@ -206,8 +209,7 @@ def create_model(
 
 
 def _efficientat(config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
-    unknown = config.keys() & {"depths", "dims", "layers", "embed_dims", "ls_init_value", "kernel_sizes", "norm_layer"}
-    if unknown:
+    if unknown := config.keys() & _TIMM_OPTIONS:
         raise ValueError(f"{config['name']} takes no {', '.join(sorted(unknown))}")
     config = {"log_mel": EFFICIENTAT_LOG_MEL.to_dict()} | config
     trunk = efficientat.MobileNet(
