@@ -359,6 +359,20 @@ def test_a_full_disk_names_the_checkpoint_and_keeps_the_one_before(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_fine_tuning_starts_from_the_tagger_in_the_box() -> None:
+    """Without an argument and offline; its DCLS layers go on learning, the classifier is new."""
+    assert composed(["experiment=finetune"]).checkpoint == "embedded"
+    embedded = load_checkpoint("embedded")
+    model = fine_tune("embedded", 3)
+    assert model.training
+    assert len(list(dcls_layers(model))) == 15
+    assert model.classifier.out_features == 3
+    assert model.metadata == {}
+    kept = {key: value for key, value in model.state_dict().items() if "classifier" not in key}
+    assert all(torch.equal(value, embedded.state_dict()[key]) for key, value in kept.items())
+    assert fine_tune("embedded", 527).metadata == {"starts_from": "embedded", "masked": []}
+
+
 def test_fine_tuning_without_a_checkpoint_is_one_line(clips: Path, command: Command, tmp_path: Path) -> None:
     data = [f"data.train=[{clips}]", f"data.val={clips}", "data.clip_seconds=1"]
     process = command("experiment=finetune", "checkpoint=null", *data)
