@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from audioset_dcls.commands.parser import extra
+from audioset_dcls.commands.parser import USAGE, extra, stop
 from audioset_dcls.folders import data_folder
 from preprocessing.terminal import show
 
@@ -16,8 +17,13 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra's own takes a second; `--cfg job` prints what it composes
         sys.stdout.write(help_text(data_folder("configs")))
         return
+    launchers = [argument for argument in sys.argv[1:] if argument.startswith("hydra/launcher=")]
+    if launchers and not {"-m", "--multirun"} & set(sys.argv[1:]):
+        stop("dcls-train", USAGE, f"{launchers[0]} starts jobs with -m alone: dcls-train -m {launchers[0]} ...")
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints its errors itself, over many lines
     with extra("dcls-train", "train"):
         import hydra
+        from hydra.errors import HydraException
 
     failed = []
 
@@ -32,8 +38,18 @@ def main() -> None:
             failed.append(error)
             return float("nan")
 
-    run()
+    try:
+        run()
+    except HydraException as error:
+        stop("dcls-train", USAGE, composition_error(error))
     sys.exit(bool(failed))
+
+
+def composition_error(error: Exception) -> str:
+    """What Hydra says of a setting that it cannot compose, in one line, without where it searched."""
+    said = str(error).partition("Config search path")[0]
+    cause = str(error.__cause__ or "").partition("full_key")[0]
+    return " ".join(f"{said} {cause}".split())
 
 
 def help_text(configs: Path) -> str:

@@ -114,6 +114,7 @@ def _train(config: DictConfig, folder: Path) -> float:
     L.seed_everything(config.seed, verbose=False)
     last = folder / "last.ckpt"
     finished_steps = steps_in(last) if last.exists() else None
+    check_files(settings["data"])
     data = build(settings["data"])
     data.setup("fit")
     hashes = data_hashes(data)
@@ -229,6 +230,19 @@ def check_numbers(config: DictConfig) -> None:
         value = OmegaConf.select(config, name)
         if type(value) is not int or value < least:
             raise ValueError(f"{name}={value}: must be a whole number, {least} or more")
+
+
+def check_files(data: Mapping[str, Any]) -> None:
+    """Raises ValueError for a train or validation file that is not there."""
+    for split in ("train", "val"):
+        paths = data.get(split) or []
+        for path in [paths] if isinstance(paths, str) else paths:
+            if not Path(path).exists():
+                folder = os.environ.get("DCLS_DATA", "data (DCLS_DATA is not set)")
+                raise ValueError(
+                    f"{path}: no such file; make it with dcls-prepare, set DCLS_DATA to the folder that holds it (now "
+                    f"{folder}), or name others with data.{split}"
+                )
 
 
 def accumulation(batch_size: int, per_process: int, processes: int) -> int:
