@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from audioset_dcls.models.efficientat import convert_efficientat, efficientat_co
 from audioset_dcls.models.hub import locate
 from audioset_dcls.models.published import convert_published, is_published, published_config
 from audioset_dcls.models.trunks import NUM_CLASSES, AudioTagger, check_config, create_model, reparameterize
-from audioset_dcls.models.weights import HEADER, CheckpointError, read_weights
+from audioset_dcls.models.weights import HEADER, CheckpointError, check_tensors, read_weights
 from preprocessing import checks
 from preprocessing.files import atomic_write
 from preprocessing.terminal import first_line
@@ -101,7 +100,7 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
     content = read_weights(path)
     try:
         config, labels, metadata, weights = _own(content) if HEADER in content else _published(content)
-        _check_tensors(weights)
+        check_tensors(weights)
         check_config(config)
         if labels is not None:
             labels = checks.labels(labels, config["num_classes"])
@@ -156,15 +155,6 @@ def _published(content: dict[str, Any]) -> tuple[dict[str, Any], None, dict[str,
             f"neither a model saved by audioset-dcls nor one published by DCLS-Audio or EfficientAT (its keys: {keys})"
         )
     return published_config(weights), None, {}, convert_published(weights)
-
-
-def _check_tensors(weights: Mapping[str, Any]) -> None:
-    """Raise ValueError for weights that are no plain tensors, or that claim more elements than the file holds."""
-    for key, value in weights.items():
-        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
-            raise ValueError(f"damaged: {reprlib.repr(key)} is no plain tensor")
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"damaged: {reprlib.repr(key)} is larger than what the file holds of it")
 
 
 def _check_shapes(model: AudioTagger, weights: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ from torchvision.ops.misc import SqueezeExcitation
 
 from audioset_dcls.dcls import Replacement, replace_depthwise
 from audioset_dcls.models.hub import locate
-from audioset_dcls.models.weights import CheckpointError, read_weights
+from audioset_dcls.models.weights import CheckpointError, check_tensors, read_weights
 from preprocessing.terminal import first_line
 
 WIDTHS = {
@@ -80,6 +80,10 @@ def load_published(trunk: MobileNet, source: str) -> bool:
     content = read_weights(path)
     if not is_efficientat(content):
         raise CheckpointError(f"{path}: not one of EfficientAT's MobileNets, as their authors publish them")
+    try:
+        check_tensors(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     weights = {key.removeprefix("trunk."): value for key, value in convert_efficientat(content).items()}
     knows_classes = len(weights["classifier.3.bias"]) == trunk.num_classes
     if not knows_classes:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import pickletools
 import re
+import reprlib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from preprocessing import checks
 from preprocessing.terminal import first_line, printable
@@ -103,3 +106,12 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: damaged or truncated ({first_line(error)}); download or copy it again"
         ) from error
+
+
+def check_tensors(weights: Mapping[str, Any]) -> None:
+    """Raise ValueError for weights that are no plain tensors, or that claim more elements than the file holds."""
+    for key, value in weights.items():
+        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
+            raise ValueError(f"damaged: {reprlib.repr(key)} is no plain tensor")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"damaged: {reprlib.repr(key)} is larger than what the file holds of it")
