@@ -47,6 +47,11 @@ class LogMelSettings:
         return (log - self.mean) / self.std
 
     @property
+    def dropped(self) -> int:
+        """Samples by which pre-emphasis shortens the waveform."""
+        return 1 if self.preemphasis else 0
+
+    @property
     def decibel(self) -> float:
         """The difference that 1 dB makes to the normalised values."""
         return (1 if self.decibels else math.log(10) / 10) / self.std

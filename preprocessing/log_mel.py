@@ -52,13 +52,12 @@ class LogMel(nn.Module):
         if not waveform.is_floating_point():
             raise TypeError(f"LogMel takes floats in [-1, 1], not {waveform.dtype}: divide int16 by 32767 first")
         with _float32(waveform.device):
-            dropped = 1 if self.settings.preemphasis else 0
+            dropped = self.settings.dropped
             frames = 1 + max(waveform.shape[-1] - dropped, 0) // HOP
             waveform = waveform.float()
             if waveform.shape[-1] <= N_FFT // 2 + dropped:  # reflection needs more than half a window
                 waveform = pad_or_trim(waveform, N_FFT // 2 + 1 + dropped)
-            if self.settings.preemphasis:
-                waveform = waveform[..., 1:] - self.settings.preemphasis * waveform[..., :-1]
+            waveform = emphasise(waveform, self.settings)
             parts = torch.view_as_real(self.spectrogram(waveform)[..., :frames])
             # abs() ** 2 takes half of the whole transform's time on a CPU: a square root, to be squared again
             return parts[..., 0].square().addcmul(parts[..., 1], parts[..., 1])
@@ -66,8 +65,7 @@ class LogMel(nn.Module):
     def from_power(self, power: Tensor) -> Tensor:
         """Power spectrogram (..., 513, frames) -> normalised log-mel (..., 1, 128, frames)."""
         with _float32(power.device):
-            log_mel = log(self.mel_scale(power.float()), self.settings)
-            return ((log_mel - self.settings.mean) / self.settings.std).unsqueeze(-3)
+            return normalised_log(self.mel_scale(power.float()), self.settings).unsqueeze(-3)
 
 
 def hann_window(settings: LogMelSettings) -> Tensor:
@@ -92,11 +90,17 @@ def mel_filters(settings: LogMelSettings) -> Tensor:
     return torch.minimum(position, 2 - position).relu().float()
 
 
-def log(mel: Tensor, settings: LogMelSettings) -> Tensor:
-    """Power in mel bands -> dB or natural logarithm."""
-    if settings.decibels:
-        return 10 * torch.log10(mel.clamp(min=settings.floor))
-    return (mel + settings.floor).log()
+def emphasise(waveform: Tensor, settings: LogMelSettings) -> Tensor:
+    """(..., samples) -> (..., samples - settings.dropped)."""
+    if not settings.preemphasis:
+        return waveform
+    return waveform[..., 1:] - settings.preemphasis * waveform[..., :-1]
+
+
+def normalised_log(mel: Tensor, settings: LogMelSettings) -> Tensor:
+    """Power in mel bands -> dB or natural logarithm, normalised."""
+    log = 10 * torch.log10(mel.clamp(min=settings.floor)) if settings.decibels else (mel + settings.floor).log()
+    return (log - settings.mean) / settings.std
 
 
 def _mel(hertz: Tensor) -> Tensor:

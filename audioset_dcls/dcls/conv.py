@@ -167,17 +167,11 @@ class DclsNd(nn.Module):
 
     def _within_reach(self) -> tuple[tuple[int, ...], tuple[int, ...] | str]:
         """Sizes and padding of the kernel without the cells, alike on both sides, that no element reaches."""
-        cuts = [
-            max(0, size - 1 - size // 2 - end) for size, end in zip(self.dilated_kernel_size, self.reach(), strict=True)
-        ]
-        if not isinstance(self.padding, str):
-            cuts = [min(cut, padding) for cut, padding in zip(cuts, self.padding, strict=True)]
-        elif self.padding == "valid":
-            cuts = [0] * len(cuts)
+        most = most_cut(self.dilated_kernel_size, self.padding)
+        beyond = [(size - 1) // 2 - end for size, end in zip(self.dilated_kernel_size, self.reach(), strict=True)]
+        cuts = [max(0, min(pair)) for pair in zip(most, beyond, strict=True)]
         sizes = tuple(size - 2 * cut for size, cut in zip(self.dilated_kernel_size, cuts, strict=True))
-        if isinstance(self.padding, str):
-            return sizes, self.padding
-        return sizes, tuple(padding - cut for padding, cut in zip(self.padding, cuts, strict=True))
+        return sizes, cut_padding(self.padding, cuts)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_count={self.kernel_count}"
@@ -277,6 +271,20 @@ def convolve(
         return depthwise_conv2d(input, kernel, bias, (before[0], before[1]))
     convolution: Any = _CONV[n]
     return convolution(input, kernel, bias, stride, before, 1, groups)
+
+
+def most_cut(sizes: Sequence[int], padding: Sequence[int] | str) -> list[int]:
+    """Cells that can be cut off each side of each axis of a kernel so that smaller padding keeps the output's size."""
+    beyond_middle = [(size - 1) // 2 for size in sizes]
+    if padding == "same":
+        return beyond_middle
+    paddings = [0] * len(sizes) if isinstance(padding, str) else padding
+    return [min(pair) for pair in zip(beyond_middle, paddings, strict=True)]
+
+
+def cut_padding(padding: tuple[int, ...] | str, cuts: Sequence[int]) -> tuple[int, ...] | str:
+    """The padding of a kernel after `cuts` cells are cut off each side of its axes."""
+    return padding if isinstance(padding, str) else tuple(p - cut for p, cut in zip(padding, cuts, strict=True))
 
 
 def _tuple(value: int | Sequence[int], n: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from audioset_dcls.dcls.conv import Dcls1d, Dcls2d, Dcls3d, DclsNd, DepthwiseConv2d
+from audioset_dcls.dcls.conv import Dcls1d, Dcls2d, Dcls3d, DclsNd, DepthwiseConv2d, cut_padding, most_cut
 from audioset_dcls.dcls.kernel import Interpolation
 from audioset_dcls.dcls.warm_start import fit_elements
 
@@ -226,13 +226,7 @@ def _folded(
 
 
 def _most_cut(layer: DclsNd | DepthwiseConv2d) -> list[int]:
-    """Cells that can be cut off each side of each axis so that smaller padding keeps the output's size."""
-    size = layer.dilated_kernel_size if isinstance(layer, DclsNd) else layer.kernel_size
-    beyond_middle = [(n - 1) // 2 for n in size]
-    if layer.padding == "same":
-        return beyond_middle
-    padding = [0] * len(size) if isinstance(layer.padding, str) else layer.padding
-    return [min(pair) for pair in zip(beyond_middle, padding, strict=True)]
+    return most_cut(layer.dilated_kernel_size if isinstance(layer, DclsNd) else layer.kernel_size, layer.padding)
 
 
 def _cuts(kernel: Tensor, tolerance: float, most: Sequence[int]) -> tuple[list[int], float]:
@@ -270,13 +264,12 @@ def _convolution(layer: DclsNd | DepthwiseConv2d, kernel: Tensor, cuts: Sequence
     kind: Any = DepthwiseConv2d if quick else {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[kernel.dim()]
     size = kernel.shape[2:]
     box = [slice(cut, n - cut) for cut, n in zip(cuts, size, strict=True)]
-    padding = layer.padding
     conv: nn.Module = kind(
         layer.in_channels,
         layer.out_channels,
         tuple(n - 2 * cut for cut, n in zip(cuts, size, strict=True)),
         stride=layer.stride,
-        padding=padding if isinstance(padding, str) else tuple(p - cut for cut, p in zip(cuts, padding, strict=True)),
+        padding=cut_padding(layer.padding, cuts),
         groups=layer.groups,
         bias=layer.bias is not None,
         padding_mode=layer.padding_mode,

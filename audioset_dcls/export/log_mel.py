@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preprocessing.constants import HOP, N_FFT, N_MELS, LogMelSettings
-from preprocessing.log_mel import hann_window, log, mel_filters
+from preprocessing.log_mel import emphasise, hann_window, mel_filters, normalised_log
 
 _ROOT = math.isqrt(N_FFT)  # 32
 _KEPT = _ROOT // 2 + 1  # values of k1
@@ -29,8 +29,8 @@ _KEPT = _ROOT // 2 + 1  # values of k1
 class MatmulLogMel(nn.Module):
     """What `preprocessing.LogMel` computes: (B, samples) in [-1, 1] -> (B, 1, 128, 1 + samples // 320), normalised.
 
-    Needs more than N_FFT / 2 = 512 samples, after pre-emphasis. Built of slices, products and `log` alone, with both
-    axes dynamic.
+    Needs more than N_FFT / 2 = 512 samples, after pre-emphasis. Built of slices, products and a logarithm alone, with
+    both axes dynamic.
     """
 
     window: Tensor
@@ -62,8 +62,7 @@ class MatmulLogMel(nn.Module):
         self.register_buffer("mel", mel.flatten(0, 1).contiguous())
 
     def forward(self, waveform: Tensor) -> Tensor:
-        if self.settings.preemphasis:
-            waveform = waveform[:, 1:] - self.settings.preemphasis * waveform[:, :-1]
+        waveform = emphasise(waveform, self.settings)
         batch, frames = waveform.shape[0], waveform.shape[1] // HOP + 1
         padded = F.pad(waveform[:, None], (N_FFT // 2, N_FFT // 2), mode="reflect")[:, 0]
         # rows of one hop: frame t is row t, t + 1, t + 2 and the start of t + 3, so no sample is gathered by index
@@ -75,4 +74,4 @@ class MatmulLogMel(nn.Module):
         x = (a @ self.second) ** 2
         power = (x[..., :_ROOT] + x[..., _ROOT:]).transpose(0, 1).reshape(-1, _KEPT * _ROOT)  # (frame, k)
         mel = (power @ self.mel).reshape(batch, frames, N_MELS).transpose(1, 2)
-        return ((log(mel, self.settings) - self.settings.mean) / self.settings.std)[:, None]
+        return normalised_log(mel, self.settings)[:, None]

@@ -74,23 +74,21 @@ class _Graph(nn.Module):
     def __init__(self, model: AudioTagger) -> None:
         super().__init__()
         self.log_mel = MatmulLogMel(model.log_mel_settings)
-        self.dropped = 1 if model.log_mel_settings.preemphasis else 0  # samples
         self.model = model
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # what LogMel and AudioTagger do with clips shorter than an FFT or than the trunk's stride, without a branch
         samples = shape_as_tensor(waveform)[1]
-        frames = (samples - self.dropped).clamp(min=0) // HOP + 1
-        shortest = _SHORTEST + self.dropped
+        settings = self.model.log_mel_settings
+        frames = (samples - settings.dropped).clamp(min=0) // HOP + 1
+        shortest = _SHORTEST + settings.dropped
         waveform = F.pad(waveform, (0, shortest))[:, : samples.clamp(min=shortest)]
         log_mel = self.log_mel(waveform)[..., :frames]
         shortest = self.model.minimum_frames
-        log_mel = F.pad(log_mel, (0, shortest), value=self.model.log_mel_settings.silence)[
-            ..., : frames.clamp(min=shortest)
-        ]
+        log_mel = F.pad(log_mel, (0, shortest), value=settings.silence)[..., : frames.clamp(min=shortest)]
         features = self.model.forward_features(log_mel)
-        scores = torch.sigmoid(self.model.trunk.forward_head(features))
-        return scores, self.model.trunk.forward_head(features, pre_logits=True), log_mel
+        scores = torch.sigmoid(self.model.forward_head(features))
+        return scores, self.model.forward_head(features, pre_logits=True), log_mel
 
 
 def export(

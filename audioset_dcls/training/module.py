@@ -114,7 +114,7 @@ class TaggingModule(L.LightningModule):
             mismatch = torch.zeros_like(loss)
         else:
             pooled = self.embed(log_mel).float()
-            loss = self.loss(self.model.trunk.get_classifier()(pooled), mixture(target), teacher)
+            loss = self.loss(self.model.get_classifier()(pooled), mixture(target), teacher)
             embedding = batch["embedding"].to(torch.float32)
             self.matcher.observe(embedding)
             mismatch = self.matcher(pooled, mixture(embedding))

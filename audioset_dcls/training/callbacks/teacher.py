@@ -77,8 +77,8 @@ class _TaggerTeacher(nn.Module):
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         features = self.model.forward_features(self.log_mel(waveform))
-        head = self.model.trunk.forward_head
-        return head(features).float().sigmoid(), head(features, pre_logits=True)
+        logits = self.model.forward_head(features)
+        return logits.float().sigmoid(), self.model.forward_head(features, pre_logits=True)
 
 
 def _teacher_module(source: str | Path) -> nn.Module:
