@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
-from audioset_dcls.evaluation import metrics
+from audioset_dcls.evaluation import bootstrap, metrics
 from audioset_dcls.evaluation.predictions import FULL, Predictions, length_name
 from audioset_dcls.evaluation.report import unitless
 from audioset_dcls.evaluation.summary import RESAMPLED, TOP_COUNTS
@@ -60,11 +60,11 @@ def measure(of: Predictions, scores: NDArray[np.float32], covered: NDArray[np.bo
     ranks = metrics.specific_ranks(of.targets, scores, of.depth, covered)
     hits = metrics.hits(ranks, TOP_COUNTS)
     targets, chosen = of.targets[:, present], scores[:, present]
-    draws = metrics.resample_clips(len(targets), RESAMPLES, sources=of.resampled)
-    resampled_map = metrics.mean_of_defined(metrics.bootstrap_average_precision(targets, chosen, draws))
+    draws = bootstrap.resample_clips(len(targets), RESAMPLES, sources=of.resampled)
+    resampled_map = bootstrap.mean_of_defined(bootstrap.bootstrap_average_precision(targets, chosen, draws))
     return Measured(
         np.append(metrics.mean_average_precision(targets, chosen), np.nanmean(hits, axis=0)),
-        np.column_stack([resampled_map, metrics.bootstrap_mean(hits, draws)]),
+        np.column_stack([resampled_map, bootstrap.bootstrap_mean(hits, draws)]),
     )
 
 
@@ -92,7 +92,7 @@ def rows(path: Path, tagger: Tagger, seconds: float | None) -> Iterator[tuple[ob
 
 
 def with_interval(value: float, samples: NDArray[np.float64]) -> str:
-    low, high = metrics.interval(samples, value)
+    low, high = bootstrap.interval(samples, value)
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 

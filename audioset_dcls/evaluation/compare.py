@@ -8,16 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from audioset_dcls.evaluation.metrics import interval
+from audioset_dcls.evaluation.bootstrap import interval
 from audioset_dcls.evaluation.runs import EVALUATIONS, Run, find_runs, read_run
 from audioset_dcls.evaluation.summary import METRICS
-
-if TYPE_CHECKING:
-    pass
 
 LEVEL = 0.95
 COMPARED = ("mAP", "specific_top_3")  # what differences are taken of
@@ -27,7 +23,8 @@ COMPARED = ("mAP", "specific_top_3")  # what differences are taken of
 class Difference:
     """Difference in a metric of two experiments over the seeds that both have.
 
-    deviation, seed_interval: None with a single seed. source_interval: None without an evaluation of every run.
+    std, seed_interval: sample standard deviation and interval over seeds; None with a single seed.
+    source_interval: None without an evaluation of every run.
     """
 
     first: str
@@ -35,16 +32,16 @@ class Difference:
     metric: str
     seeds: tuple[int, ...]
     mean: float
-    deviation: float | None
+    std: float | None
     seed_interval: tuple[float, float] | None
     source_interval: tuple[float, float] | None
 
 
-def compare(folder: Path, data: str | None = None, against: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
+def compare(folder: Path, data: str | None = None, baselines: Sequence[str] = ()) -> tuple[Comparison, dict[Path, str]]:
     """The comparison of the runs in `folder`, and a line for each left out as unfinished, unevaluated or unreadable.
 
     data: stem of the file they were evaluated on, needed only where they were evaluated on several.
-    against: experiments that the others are compared with, see `Comparison.base`; none: each two.
+    baselines: experiments that the others are compared with, see `Comparison.base`; without any, each two.
 
     Raises ValueError where there is nothing to compare, or the runs' numbers are of different clips.
     """
@@ -55,22 +52,22 @@ def compare(folder: Path, data: str | None = None, against: Sequence[str] = ()) 
         raise ValueError(
             f"{folder}: runs were evaluated on several files ({', '.join(sorted(evaluations))}); add --data"
         )
-    runs, left_out = [], []
+    runs, left_out = [], {}
     for path in find_runs(folder):
         try:
             runs.append(read_run(path, str(path.parent.relative_to(folder)), next(iter(evaluations), None)))
         except (OSError, ValueError) as error:
-            left_out.append(f"{path}: left out: {error}")
+            left_out[path] = f"{path}: left out: {error}"
     if not runs:
-        raise ValueError(f"{folder}: no run to compare\n" + "\n".join(left_out))
+        raise ValueError(f"{folder}: no run to compare\n" + "\n".join(left_out.values()))
     tasks = {(run.task, run.clip_hash) for run in runs}
     if len(tasks) > 1:
         listed = "\n".join(
             f"  {run.experiment}/seed_{run.seed}: {run.clips} clips, hash {str(run.clip_hash)[:8]}" for run in runs
         )
         raise ValueError(f"{folder}: the runs' numbers are of different clips or labels; add --data eval.h5\n{listed}")
-    comparison = Comparison(folder, runs, against)
-    for name in against:
+    comparison = Comparison(folder, runs, baselines)
+    for name in baselines:
         if name not in comparison.experiments:
             raise ValueError(f"{folder}: no experiment {name!r} to compare with; there are {comparison.experiments}")
     return comparison, left_out
@@ -80,12 +77,12 @@ def compare(folder: Path, data: str | None = None, against: Sequence[str] = ()) 
 class Comparison:
     """Runs of several experiments and seeds, all evaluated on the same clips.
 
-    against: experiments that the others' differences are taken from, see `base`; none: each two.
+    baselines: experiments that the differences are taken from, see `base`; without any, each two are compared.
     """
 
     folder: Path
     runs: Sequence[Run]
-    against: Sequence[str] = ()
+    baselines: Sequence[str] = ()
 
     @property
     def experiments(self) -> list[str]:
@@ -128,17 +125,17 @@ class Comparison:
         return [run.metrics[metric] for run in self.of(experiment) if metric in run.metrics]
 
     def base(self, experiment: str) -> str | None:
-        """The longest of `against` that the name begins with, so that x_dcls_large goes with x_dcls, that one with x.
+        """The baseline whose name is the longest prefix of the experiment's: x_dcls_large -> x_dcls, x_dcls -> x.
 
-        Else the first; None for one of `against` that begins with no other.
+        Else the first baseline; None for a baseline that no other is a prefix of.
         """
-        begun = [name for name in self.against if experiment.startswith(name) and name != experiment]
-        return max(begun, key=len) if begun else None if experiment in self.against else self.against[0]
+        begun = [name for name in self.baselines if experiment.startswith(name) and name != experiment]
+        return max(begun, key=len) if begun else None if experiment in self.baselines else self.baselines[0]
 
     def differences(self) -> list[Difference]:
         """Of each two experiments, the better one first, or of each and its `base`, in each of `COMPARED`."""
         pairs: Iterable[tuple[str, str]] = combinations(self.experiments, 2)
-        if self.against:
+        if self.baselines:
             pairs = [(name, base) for name in self.experiments if (base := self.base(name)) is not None]
         found = [
             paired_difference(self.of(first), self.of(second), metric) for first, second in pairs for metric in COMPARED
@@ -146,7 +143,7 @@ class Comparison:
         return [difference for difference in found if difference is not None]
 
 
-def deviation(values: Sequence[float]) -> float | None:
+def sample_std(values: Sequence[float]) -> float | None:
     """Sample standard deviation (n - 1 in the denominator); None for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
@@ -163,16 +160,16 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str =
     if not seeds:
         return None
     values = [ones[seed].metrics[metric] - others[seed].metrics[metric] for seed in seeds]
-    spread = deviation(values)
+    std = sample_std(values)
     mean = float(np.mean(values))
     seed_interval = None
-    if spread is not None:
+    if std is not None:
         from scipy.stats import t
 
-        half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+        half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * std / math.sqrt(len(values))
         seed_interval = (mean - half, mean + half)
     pairs = [(ones[seed].resampled.get(metric), others[seed].resampled.get(metric)) for seed in seeds]
     samples = [one - other for one, other in pairs if one is not None and other is not None and one.size == other.size]
     source_interval = interval(np.mean(samples, axis=0), mean, LEVEL) if len(samples) == len(seeds) else None
     names = first[0].experiment, second[0].experiment
-    return Difference(*names, metric, seeds, mean, spread, seed_interval, source_interval)
+    return Difference(*names, metric, seeds, mean, std, seed_interval, source_interval)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from audioset_dcls.evaluation.compare import Comparison, Difference, deviation
+from audioset_dcls.evaluation.compare import Comparison, Difference, sample_std
 from preprocessing.terminal import figure_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plot_experiments(comparison: Comparison) -> Figure:
-    """mAP of each experiment: a dot a seed, a bar from mean minus to mean plus the deviation; one panel a length."""
+    """mAP of each experiment: a dot a seed, a bar of mean ± standard deviation; one panel a length."""
     lengths = [name for name in comparison.metrics if re.fullmatch(r"mAP( [\d.]+ s)?", name)]
     names = comparison.experiments
     figure = _figure(3.2 + 3.2 * len(lengths), 1.4 + 0.45 * len(names))
@@ -27,7 +27,7 @@ def plot_experiments(comparison: Comparison) -> Figure:
             if not values.size:
                 continue
             axes.errorbar(
-                values.mean(), place, xerr=deviation(values.tolist()), fmt="|", color="C0", markersize=16, capsize=4
+                values.mean(), place, xerr=sample_std(values.tolist()), fmt="|", color="C0", markersize=16, capsize=4
             )
             axes.plot(values, np.full(values.size, place), "o", color="C1", alpha=0.7, markersize=5)
         axes.set_xlabel("mAP (%)" if metric == "mAP" else f"mAP (%), {metric.split(' ', 1)[1]}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audioset_dcls.evaluation.compare import Comparison, Difference, deviation
+from audioset_dcls.evaluation.compare import Comparison, Difference, sample_std
 from audioset_dcls.evaluation.compare_plots import plot_curves, plot_differences, plot_experiments
 from audioset_dcls.evaluation.report import NAMES, csv_text, shown, unitless, write_file
 from audioset_dcls.evaluation.summary import METRICS
@@ -37,7 +37,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
                 "metric": metric,
                 "seeds": len(values),
                 "mean": float(np.mean(values)),
-                "sample_deviation": deviation(values),
+                "sample_std": sample_std(values),
                 "clips": comparison.runs[0].clips,
                 "clip_hash": comparison.runs[0].clip_hash,
             }
@@ -52,7 +52,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
                 "metric": one.metric,
                 "seeds": " ".join(map(str, one.seeds)),
                 "mean_difference": one.mean,
-                "sample_deviation": one.deviation,
+                "sample_std": one.std,
                 "seeds_low": one.seed_interval and one.seed_interval[0],
                 "seeds_high": one.seed_interval and one.seed_interval[1],
                 "sources_low": one.source_interval and one.source_interval[0],
@@ -83,7 +83,7 @@ def markdown(comparison: Comparison, differences: Sequence[Difference], figures:
     rows = []
     for name in comparison.experiments:
         runs = comparison.of(name)
-        numbers = [mean_and_deviation(metric, comparison.values(name, metric)) for metric in metrics]
+        numbers = [mean_and_std(metric, comparison.values(name, metric)) for metric in metrics]
         clips = [str(runs[0].clips or "n/a"), (runs[0].clip_hash or "n/a")[:8]]
         rows.append([name, " ".join(str(run.seed) for run in runs), *numbers, *clips])
     parts = [
@@ -106,7 +106,7 @@ def markdown(comparison: Comparison, differences: Sequence[Difference], figures:
                         f"{one.first} - {one.second}",
                         unitless(one.metric),
                         str(len(one.seeds)),
-                        f"{100 * one.mean:+.2f}" + ("" if one.deviation is None else f" ± {100 * one.deviation:.2f}"),
+                        f"{100 * one.mean:+.2f}" + ("" if one.std is None else f" ± {100 * one.std:.2f}"),
                         _bounds(one.seed_interval) or "n/a (one seed)",
                         _bounds(one.source_interval) or "n/a (not evaluated)",
                     ]
@@ -128,7 +128,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         "experiment": list(map(printable, comparison.experiments)),
         "seeds": [" ".join(str(run.seed) for run in comparison.of(name)) for name in comparison.experiments],
     } | {
-        _title(metric): [mean_and_deviation(metric, comparison.values(name, metric)) for name in comparison.experiments]
+        _title(metric): [mean_and_std(metric, comparison.values(name, metric)) for name in comparison.experiments]
         for metric in metrics
     }
     widths = accumulate((max(map(len, [title, *cells])) + 3 for title, cells in columns.items()), initial=1)
@@ -146,16 +146,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(printable(line), highlight=False, markup=False)
 
 
-def mean_and_deviation(metric: str, values: Sequence[float]) -> str:
+def mean_and_std(metric: str, values: Sequence[float]) -> str:
     """ "45.52 ± 0.05" of one metric's values over seeds; one value where all are the same; "n/a" for none."""
     if not values:
         return "n/a"
-    spread = deviation(values)
+    std = sample_std(values)
     base = metric.split(" ")[0]
     if base not in METRICS:
         mean = float(np.mean(values))
-        return f"{mean:,.4g}" + (f" ± {spread:.2g}" if spread else "") if abs(mean) < 1e4 else f"{mean:,.0f}"
-    return shown(base, float(np.mean(values))) + ("" if spread is None else f" ± {shown(base, spread)}")
+        return f"{mean:,.4g}" + (f" ± {std:.2g}" if std else "") if abs(mean) < 1e4 else f"{mean:,.0f}"
+    return shown(base, float(np.mean(values))) + ("" if std is None else f" ± {shown(base, std)}")
 
 
 def _title(metric: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from audioset_dcls.evaluation import metrics
+from audioset_dcls.evaluation import bootstrap, metrics
 from audioset_dcls.evaluation.predictions import FULL, Predictions
 
 Floats = NDArray[np.float64]
@@ -81,10 +81,10 @@ def summarize(
     precision = {length: metrics.average_precision(targets, values) for length, values in scores.items()}
     areas = {length: _area_under_roc(targets, values) for length, values in scores.items()}
     hits = {length: _hits(predictions, values) for length, values in predictions.scores.items()}
-    draws = metrics.resample_clips(len(targets), resamples, sources=predictions.resampled)
-    samples = metrics.bootstrap_average_precision(targets, scores[FULL], draws, advance)
-    resampled = {"mAP": metrics.mean_of_defined(samples)}
-    resampled |= dict(zip(SPECIFIC, metrics.bootstrap_mean(hits[FULL], draws).T, strict=True))
+    draws = bootstrap.resample_clips(len(targets), resamples, sources=predictions.resampled)
+    samples = bootstrap.bootstrap_average_precision(targets, scores[FULL], draws, advance)
+    resampled = {"mAP": bootstrap.mean_of_defined(samples)}
+    resampled |= dict(zip(SPECIFIC, bootstrap.bootstrap_mean(hits[FULL], draws).T, strict=True))
     overall = {
         length: _overall(targets, scores[length], precision[length], areas[length], hits[length]) for length in scores
     }
@@ -92,14 +92,14 @@ def summarize(
         predictions=predictions,
         overall=overall,
         overall_intervals={
-            name: _probabilities(metrics.interval(values, overall[FULL][name])) for name, values in resampled.items()
+            name: _probabilities(bootstrap.interval(values, overall[FULL][name])) for name, values in resampled.items()
         },
         resampled=resampled,
         classes=present,
         positives=np.count_nonzero(targets, axis=0),
         average_precision=precision,
         intervals=np.array(
-            [_probabilities(metrics.interval(*pair)) for pair in zip(samples.T, precision[FULL], strict=True)]
+            [_probabilities(bootstrap.interval(*pair)) for pair in zip(samples.T, precision[FULL], strict=True)]
         ),
         area_under_roc=areas[FULL],
     )

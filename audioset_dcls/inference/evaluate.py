@@ -19,6 +19,8 @@ from audioset_dcls.evaluation.compare import Comparison, compare
 from audioset_dcls.evaluation.compare_report import print_comparison, write_comparison
 from audioset_dcls.evaluation.predictions import hash_targets
 from audioset_dcls.evaluation.report import Report, print_summary
+from audioset_dcls.evaluation.report_files import write_report
+from audioset_dcls.evaluation.report_sounds import mistake_sounds
 from audioset_dcls.evaluation.runs import CHECKPOINT, evaluation_folder, find_runs
 from audioset_dcls.evaluation.summary import summarize
 from audioset_dcls.inference.predict import Scorer, load_scorer, predict_lengths, progress
@@ -68,9 +70,10 @@ def evaluate(
         summary,
         {name: value for name, value in about.items() if value is not None},
         None if counts is None else [counts.get(label, 0) for label in predictions.labels],
+        mistake_sounds(summary, ClipFile(data_path)),
     )
     folder = output or evaluation_folder(Path(model_path), data_path)
-    report.write(folder)
+    write_report(report, folder)
     return report, folder
 
 
@@ -91,7 +94,7 @@ def evaluate_runs(
 
     Raises ValueError where there is nothing to compare, or runs were evaluated on different clips.
     """
-    problems = []
+    problems: dict[Path, str] = {}
     with _processes():
         if data_path is not None:
             task = _task(data_path)
@@ -102,13 +105,13 @@ def evaluate_runs(
                 try:
                     evaluate(checkpoint, data_path, written, (), batch_size, device, num_workers)
                 except (OSError, ValueError) as error:  # the other runs go on
-                    problems.append(f"{run}: {error}")
+                    problems[run] = f"{run}: left out: {error}"
         if dist.is_initialized() and dist.get_rank():
             return None
     comparison, left_out = compare(folder, None if data_path is None else data_path.stem, baseline)
     target = output or folder / "comparison"
     write_comparison(comparison, target)
-    return comparison, target, [*problems, *left_out]
+    return comparison, target, [*problems.values(), *(line for run, line in left_out.items() if run not in problems)]
 
 
 def command(

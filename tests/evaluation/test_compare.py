@@ -13,11 +13,12 @@ from PIL import Image
 from rich.console import Console
 from scipy.stats import ttest_rel
 
-from audioset_dcls.evaluation import metrics
+from audioset_dcls.evaluation import bootstrap, metrics
 from audioset_dcls.evaluation.compare import compare
 from audioset_dcls.evaluation.compare_report import print_comparison, write_comparison
 from audioset_dcls.evaluation.predictions import Predictions
 from audioset_dcls.evaluation.report import Report
+from audioset_dcls.evaluation.report_files import write_report
 from audioset_dcls.evaluation.runs import read_run
 from audioset_dcls.evaluation.summary import summarize
 from preprocessing.files import sha256_of
@@ -39,7 +40,7 @@ def make_run(folder: Path, gain: float, seed: int, clips: str = "clip") -> np.nd
         "model_sha256": sha256_of(folder / "best.ckpt"),
         "parameters": 1000,
     }
-    Report(summarize(predictions, 200), about).write(folder / "best-on-eval")
+    write_report(Report(summarize(predictions, 200), about), folder / "best-on-eval")
     return scores
 
 
@@ -54,10 +55,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, lis
     return folder, scores
 
 
-def test_mean_and_sample_deviation(study: tuple[Path, dict[str, list[np.ndarray]]], tmp_path: Path) -> None:
+def test_mean_and_sample_std(study: tuple[Path, dict[str, list[np.ndarray]]], tmp_path: Path) -> None:
     folder, scores = study
     comparison, left_out = compare(folder)
-    assert left_out == []
+    assert left_out == {}
     assert comparison.experiments == ["paper/dcls", "paper/plain"]
     assert [run.seed for run in comparison.of("paper/dcls")] == [0, 1, 10]
     write_comparison(comparison, tmp_path)
@@ -66,7 +67,7 @@ def test_mean_and_sample_deviation(study: tuple[Path, dict[str, list[np.ndarray]
         values = [metrics.mean_average_precision(TARGETS, one) for one in runs]
         row = next(row for row in rows if (row["experiment"], row["metric"]) == (name, "mAP"))
         assert float(row["mean"]) == pytest.approx(np.mean(values), abs=1e-12)
-        assert float(row["sample_deviation"]) == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+        assert float(row["sample_std"]) == pytest.approx(np.std(values, ddof=1), abs=1e-12)
         assert (row["seeds"], row["clips"]) == ("3", "80")
         assert (
             f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
@@ -97,7 +98,7 @@ def test_paired_difference(study: tuple[Path, dict[str, list[np.ndarray]]]) -> N
             for name in ("paper/dcls", "paper/plain")
         ]
         samples.append(means[0] - means[1])
-    assert difference.source_interval == pytest.approx(metrics.interval(samples, difference.mean), abs=1e-9)
+    assert difference.source_interval == pytest.approx(bootstrap.interval(samples, difference.mean), abs=1e-9)
     shares = [
         np.mean([metrics.specific_top_hits(TARGETS, one, np.zeros(4), [3])[0] for one in scores[name]])
         for name in ("paper/dcls", "paper/plain")
@@ -139,7 +140,7 @@ def test_seeds_that_only_one_has_do_not_count(tmp_path: Path) -> None:
     difference, _ = compare(tmp_path)[0].differences()
     assert difference.seeds == (1,)
     assert difference.seed_interval is None
-    assert difference.deviation is None
+    assert difference.std is None
     assert difference.source_interval is not None
     comparison = compare(tmp_path)[0]
     write_comparison(comparison, tmp_path / "comparison")
@@ -150,18 +151,18 @@ def test_differences_from_one_experiment(tmp_path: Path) -> None:
     for name, gain in {"a": 1.0, "b": 1.5, "c": 0.5}.items():
         make_run(tmp_path / name / "seed_0", gain, 0)
     better = [one for one in compare(tmp_path)[0].differences() if {one.first, one.second} == {"a", "b"}]
-    differences = compare(tmp_path, against=["a"])[0].differences()
+    differences = compare(tmp_path, baselines=["a"])[0].differences()
     assert [(one.first, one.second) for one in differences] == [("b", "a")] * 2 + [("c", "a")] * 2
     assert differences[:2] == better
     assert differences[2].mean < 0
     with pytest.raises(ValueError, match=r"no experiment 'd' to compare with; there are \['b', 'a', 'c'\]"):
-        compare(tmp_path, against=["a", "d"])
+        compare(tmp_path, baselines=["a", "d"])
 
 
 def test_each_is_compared_with_what_its_name_begins_with(tmp_path: Path) -> None:
     for name in ("x", "x_dcls", "x_dcls_large", "x_small", "y", "y_dcls"):
         make_run(tmp_path / name / "seed_0", 1.0, 0)
-    comparison = compare(tmp_path, against=["x", "x_dcls"])[0]
+    comparison = compare(tmp_path, baselines=["x", "x_dcls"])[0]
     pairs = {one.first: one.second for one in comparison.differences()}
     assert pairs == {"x_dcls": "x", "x_dcls_large": "x_dcls", "x_small": "x", "y": "x", "y_dcls": "x"}
 
@@ -186,7 +187,7 @@ def test_runs_without_a_valid_evaluation_are_left_out_and_named(tmp_path: Path) 
     assert len(left_out) == 5
     reasons = {1: "older best.ckpt", 2: "damaged", 3: "2 of 60 epochs", 5: "add --data", 6: "0 of 60 epochs"}
     for seed, reason in reasons.items():
-        assert any(f"seed_{seed}:" in line and reason in line for line in left_out), left_out
+        assert any(f"seed_{seed}:" in line and reason in line for line in left_out.values()), left_out
 
 
 BROKEN = {
@@ -222,12 +223,12 @@ def test_a_broken_run_is_left_out_in_one_line(damage: str, tmp_path: Path) -> No
         path.write_bytes(BROKEN[damage](path.read_bytes()))
     comparison, left_out = compare(tmp_path)
     write_comparison(comparison, tmp_path / "comparison")
-    for line in left_out:
+    for line in left_out.values():
         assert "\n" not in line
     assert {run.seed for run in comparison.runs} >= {len(files)}
     assert len(left_out) + len(comparison.runs) == len(files) + 1
     for path, name in zip(broken[3:], files[3:], strict=True):  # an evaluation that is not whole is never used
-        assert any(line.startswith(f"{path.parent.parent}:") and name in line for line in left_out), left_out
+        assert any(line.startswith(f"{path.parent.parent}:") and name in line for line in left_out.values()), left_out
 
 
 def write_log(folder: Path, scores: list[float], epochs: int) -> None:
@@ -243,7 +244,7 @@ def test_without_evaluations_the_logs_best_validation_counts(tmp_path: Path) -> 
     write_log(tmp_path / "b" / "seed_0", [0.2, 0.25, 0.3], epochs=3)
     (tmp_path / "b" / "seed_0" / "metrics.json").write_text(json.dumps({"hours": 1.5, "note": "text"}))
     comparison, left_out = compare(tmp_path)
-    assert left_out == []
+    assert left_out == {}
     assert comparison.values("a", "mAP") == [0.4]
     assert comparison.values("b", "hours") == [1.5]
     assert "validation" in comparison.counted

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from base64 import b64encode
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,20 +17,18 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from audioset_dcls.evaluation import metrics
+from audioset_dcls.evaluation import bootstrap, metrics
 from audioset_dcls.evaluation.predictions import Predictions, hash_targets
 from audioset_dcls.evaluation.report import (
-    MISTAKES,
-    MISTAKES_PER_CLASS,
     Report,
     as_json,
-    html,
-    most_confident,
     print_summary,
 )
+from audioset_dcls.evaluation.report_files import write_report
+from audioset_dcls.evaluation.report_page import MISTAKES, MISTAKES_PER_CLASS, html, most_confident
 from audioset_dcls.evaluation.summary import SPECIFIC, Summary, summarize
 
-NASTY = "</script><b>Bird flight, flapping wings</b> & {{data}}"
+NASTY = "</script><b>Bird flight, flapping wings</b> & {{ charts }}{% if %}"
 LABELS = ("Speech", NASTY, "Never", "Always", "Dog")
 
 
@@ -63,11 +62,13 @@ class Page(HTMLParser):
         self.addresses: list[str] = []
         self.cells: list[str] = []
         self.scripts: list[str] = []
+        self.played: list[str] = []  # keys of sounds
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "action", "srcset")]
+        self.played += [value or "" for name, value in attributes if name == "data-sound"]
         if tag in ("td", "script"):
             self.open.append(tag)
             (self.cells if tag == "td" else self.scripts).append("")
@@ -143,16 +144,16 @@ def test_intervals_are_taken_over_sources(tmp_path: Path) -> None:
     report = Report(by_source, {"model": "m", "data": "d"})
     stored = as_json(report)
     assert stored["interval"] == "95 %, bootstrap over 5 sources, 200 resamples"
-    draws = metrics.resample_clips(60, 200, sources=sources)
+    draws = bootstrap.resample_clips(60, 200, sources=sources)
     predictions = by_source.predictions
-    samples = metrics.bootstrap_average_precision(predictions.targets, predictions.scores["full"], draws).mean(1)
-    expected = metrics.interval(samples, by_source.overall["full"]["mAP"])
+    samples = bootstrap.bootstrap_average_precision(predictions.targets, predictions.scores["full"], draws).mean(1)
+    expected = bootstrap.interval(samples, by_source.overall["full"]["mAP"])
     assert stored["metrics"]["full"]["mAP_interval"] == pytest.approx(expected)
     assert by_source.overall_intervals["mAP"] != by_clip.overall_intervals["mAP"]
     hits = metrics.hits(metrics.specific_ranks(predictions.targets, predictions.scores["full"], predictions.depth))
     for place, name in enumerate(SPECIFIC):
-        values = metrics.bootstrap_mean(hits, draws)[:, place]
-        low, high = metrics.interval(values, by_source.overall["full"][name])
+        values = bootstrap.bootstrap_mean(hits, draws)[:, place]
+        low, high = bootstrap.interval(values, by_source.overall["full"][name])
         bounds = max(low, 0), min(high, 1)
         assert stored["metrics"]["full"][f"{name}_interval"] == pytest.approx(bounds)
         shown = f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}"
@@ -160,8 +161,9 @@ def test_intervals_are_taken_over_sources(tmp_path: Path) -> None:
     assert "bootstrap over 5 sources" in html(report)
     console = Console(file=io.StringIO(), width=300)
     print_summary(report, console)
-    assert f"specific top 5 {shown}" in console.file.getvalue()  # type: ignore[attr-defined]
-    report.write(tmp_path)
+    row = next(line for line in console.file.getvalue().splitlines() if "specific top 5" in line)  # type: ignore[attr-defined]
+    assert f" {shown} " in row
+    write_report(report, tmp_path)
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as arrays:
         assert [source.decode() for source in arrays["sources"]] == sources
 
@@ -190,7 +192,7 @@ def test_an_infinite_d_prime_is_valid_json(predictions: Predictions) -> None:
 
 
 def test_files(report: Report, predictions: Predictions, tmp_path: Path) -> None:
-    report.write(tmp_path / "new" / "folder")
+    write_report(report, tmp_path / "new" / "folder")
     written = {path.name: path for path in (tmp_path / "new" / "folder").iterdir()}
     assert sorted(written) == ["classes.csv", "metrics.json", "predictions.npz", "report.html"]
     rows = list(csv.DictReader(written["classes.csv"].open(encoding="utf-8", newline="")))
@@ -213,7 +215,7 @@ def test_files(report: Report, predictions: Predictions, tmp_path: Path) -> None
 
 
 def test_a_failed_write_leaves_the_old_report(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report.write(tmp_path)
+    write_report(report, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full_disk(self: Path, content: bytes) -> int:
@@ -222,7 +224,7 @@ def test_a_failed_write_leaves_the_old_report(report: Report, tmp_path: Path, mo
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        report.write(tmp_path)
+        write_report(report, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -231,7 +233,7 @@ def test_page_is_self_contained_and_escapes_names(report: Report) -> None:
     assert page.addresses == []
     assert not {"link", "img", "iframe", "base", "object"} & set(page.tags)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import|fetch\(|XMLHttp", html(report))
-    assert page.tags.count("script") == 2
+    assert page.tags.count("script") == 3
     assert NASTY in page.cells
     assert any(cell.startswith("Y<i>0000") for cell in page.cells)
     data = json.loads(page.scripts[0])
@@ -246,6 +248,16 @@ def test_page_says_where_training_counts_are_unknown(summary: Summary, report: R
     assert json.loads(Page(html(unknown)).scripts[0])["train"] is False
     assert "Training clips" in html(report)
     assert "Training clips" not in html(unknown)
+
+
+def test_page_plays_the_sounds_it_holds(report: Report) -> None:
+    clips = most_confident(report.summary, positives=True)[0].tolist()
+    heard = replace(report, sounds={clips[0]: b"ID3 first", clips[-1]: b"ID3 last"})
+    page = Page(html(heard))
+    assert page.addresses == []
+    assert json.loads(page.scripts[1]) == {str(clip): b64encode(sound).decode() for clip, sound in heard.sounds.items()}
+    assert set(page.played) == {str(clips[0]), str(clips[-1])}
+    assert Page(html(report)).played == []
 
 
 @pytest.mark.parametrize("positives", [True, False])
@@ -267,14 +279,25 @@ def test_most_confident_mistakes(summary: Summary, predictions: Predictions, pos
 
 
 def test_summary_in_the_terminal(report: Report) -> None:
-    console = Console(file=io.StringIO(), width=140)
+    console = Console(file=io.StringIO(), width=80)
     print_summary(report, console)
     text: Any = console.file.getvalue()  # type: ignore[attr-defined]
-    full = next(line for line in text.splitlines() if "full" in line)
-    assert f"{100 * report.summary.overall['full']['mAP']:.2f}" in full
-    assert "120" in full
-    assert report.summary.predictions.clip_hash[:8] in full
+    row = next(line for line in text.splitlines() if "mAP (%)" in line)
+    for numbers in report.summary.overall.values():
+        assert f" {100 * numbers['mAP']:.2f} " in row
+    assert f"120 clips (hash {report.summary.predictions.clip_hash[:8]}), 4 classes" in text
     assert "1 class without positives, left out of every number: Never" in text
+
+
+def test_summary_of_four_lengths_fits_80_columns_uncut(report: Report) -> None:
+    predictions = report.summary.predictions
+    scores = dict.fromkeys(("full", "5 s", "2 s", "1 s"), predictions.scores["full"])
+    wide = replace(report, summary=summarize(replace(predictions, scores=scores), resamples=20))
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(wide, console)
+    text: Any = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert text.count(f"{100 * wide.summary.overall['full']['lwlrap']:.2f}") == 4
 
 
 def test_predictions_that_are_not_finite_name_clip_and_class(predictions: Predictions) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audioset_dcls.evaluation.compare import mean_and_deviation
+from audioset_dcls.evaluation.compare_report import mean_and_std
 from audioset_dcls.evaluation.metrics import mean_average_precision, micro_average_precision
 from audioset_dcls.evaluation.runs import CHECKPOINT, evaluation_folder, find_runs
 from preprocessing.clips.reader import ClipFile
@@ -53,7 +53,7 @@ def cell(runs: list[Scores], low: float, high: float) -> str:
     parts = [(run, (run.length >= low) & (run.length < high)) for run in runs]
     macro = [mean_average_precision(run.targets[part], run.scores[part]) for run, part in parts]
     micro = [micro_average_precision(run.targets[part], run.scores[part]) for run, part in parts]
-    means = f"macro {mean_and_deviation('mAP', macro)}; micro {mean_and_deviation('micro_mAP', micro)}"
+    means = f"macro {mean_and_std('mAP', macro)}; micro {mean_and_std('micro_mAP', micro)}"
     return f"{means} ({parts[0][1].sum()} clips)"
 
 

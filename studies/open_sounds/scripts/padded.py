@@ -26,7 +26,7 @@ SCENE = round(2.56 * SAMPLE_RATE)  # samples
 BATCH = 8  # clips; larger ones are no faster on a core
 
 
-def main(folder: Path, data: Path, *against: str) -> None:
+def main(folder: Path, data: Path, *baselines: str) -> None:
     clips = ClipFile(data)
     assert clips.lengths is not None
     short = np.flatnonzero(clips.lengths < SCENE)
@@ -42,8 +42,8 @@ def main(folder: Path, data: Path, *against: str) -> None:
         summary = summarize(Predictions(clips.audio_names(), clips.labels, targets, {FULL: scores}, clips.sources()))
         return replace(run, metrics=summary.overall[FULL], resampled=summary.resampled)
 
-    evaluated, _ = compare(folder, data.stem, against)
-    comparison = Comparison(folder, [with_silence(run) for run in evaluated.runs], against)
+    evaluated, _ = compare(folder, data.stem, baselines)
+    comparison = Comparison(folder, [with_silence(run) for run in evaluated.runs], baselines)
     print(markdown(comparison, comparison.differences(), []))
 
 
