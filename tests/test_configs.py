@@ -15,7 +15,7 @@ from audioset_dcls.dcls import Dcls2d, dcls_layers
 from audioset_dcls.folders import data_folder
 from audioset_dcls.models import AudioTagger, save_checkpoint
 from audioset_dcls.training.optimizer import create_optimizer
-from audioset_dcls.training.run import accumulation, build, callbacks
+from audioset_dcls.training.run import accumulation, build, create_callbacks
 
 CONFIGS = data_folder("configs")
 STUDY = Path(__file__).parents[1] / "studies" / "open_sounds" / "configs"
@@ -70,7 +70,7 @@ def test_experiment_builds(experiment: str, trained: Path, tmp_path: Path) -> No
     create_optimizer(model, **settings["optimizer"])
     build(settings["augment"])
     build(settings["data"])
-    build(settings["trainer"], logger=False, callbacks=callbacks(config, tmp_path))
+    build(settings["trainer"], logger=False, callbacks=create_callbacks(settings, tmp_path))
     accumulation(settings["batch_size"], settings["data"]["batch_size"], 1)
     if experiment in PAPER:
         assert_paper_settings(settings, model, experiment)
@@ -96,7 +96,7 @@ def assert_paper_settings(settings: Any, model: AudioTagger, experiment: str) ->
     }
     assert (settings["batch_size"], settings["epochs"], settings["warmup_epochs"]) == (4096, 60, 20)
     assert settings["scheduler"]["min_lr"] == 1e-6
-    assert not settings["average"]
+    assert not settings["callbacks"]
     assert not settings["data"]["balanced"]
     assert settings["data"]["clip_seconds"] == 10
     assert not settings["trainer"]["gradient_clip_val"]

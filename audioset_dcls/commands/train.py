@@ -11,6 +11,20 @@ from audioset_dcls.commands.parser import USAGE, extra, stop
 from audioset_dcls.folders import data_folder
 from preprocessing.terminal import show
 
+HELP = """usage: dcls-train [-m] [experiment=NAME] [GROUP=NAME] [KEY=VALUE] [--cfg job] [--hydra-help]
+
+Own classes, from a folder of recordings for each (docs/training.md):
+  dcls-prepare folder sounds/train -o data/train.h5
+  dcls-prepare folder sounds/val --labels-from data/train.h5 -o data/val.h5
+  dcls-train experiment=finetune
+
+Several runs: -m runs every combination of the values that are listed.
+  dcls-train -m seed=0,1,2 experiment=convnext_tiny,convnext_tiny_dcls
+  dcls-train -m hydra/launcher=slurm trainer=slurm seed=0,1,2 experiment=convnext_tiny_dcls
+
+A run that was stopped goes on with the same command. Exit status 1 if a run failed.
+"""
+
 
 def main() -> None:
     """A training run (Hydra: `dcls-train -m seed=0,1,2 experiment=...`); exit status 1 if one failed."""
@@ -53,12 +67,41 @@ def composition_error(error: Exception) -> str:
 
 
 def help_text(configs: Path) -> str:
-    lines = [
-        "usage: dcls-train [-m] [experiment=NAME] [GROUP=NAME] [KEY=VALUE] [--cfg job] [--hydra-help]\n",
-        "-m runs every combination of the values listed: dcls-train -m seed=0,1,2 experiment=convnext_tiny_dcls",
-        "A run that was stopped goes on with the same command. Exit status 1 where a run failed.\n",
-    ]
-    for group in sorted(path for path in configs.iterdir() if path.is_dir() and path.name != "hydra"):
-        names = sorted(path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml"))
-        lines.append(f"{group.name}: {', '.join(names)}")
-    return "\n".join(lines) + "\n\n" + (configs / "train.yaml").read_text(encoding="utf-8")
+    """What can be chosen and set, from the config files: own classes first, then by group."""
+    parts = [*HELP.splitlines(), ""]
+    default_names = _default_names(configs)
+    for group in ("experiment", *default_names):
+        parts.append(f"{group}=NAME" + (f" (default: {default_names[group]})" if group in default_names else ""))
+        parts += [
+            f"  {path.stem:<22}{_first_sentence(path)}"
+            for path in sorted((configs / group).glob("*.yaml"), key=lambda path: (path.stem != "finetune", path.stem))
+        ]
+        parts.append("")
+    parts.append("KEY=VALUE: the paper's recipe, which an experiment changes; of other choices see --cfg job")
+    parts += ["  " + line for line in _settings(configs / "train.yaml")]
+    for group, name in default_names.items():
+        if settings := _settings(configs / group / f"{name}.yaml"):
+            parts += [f"  {group}:", *("    " + line for line in settings)]
+    return "\n".join(line.rstrip() for line in parts) + "\n"
+
+
+def _default_names(configs: Path) -> dict[str, str]:
+    """By group, the file that is taken if none is named."""
+    lines = (configs / "train.yaml").read_text(encoding="utf-8").partition("defaults:\n")[2].partition("\n\n")[0]
+    pairs = (line.strip(" -").split(": ") for line in lines.splitlines() if ": " in line)
+    return {group: name for group, name in pairs if group != "experiment"}
+
+
+def _first_sentence(path: Path) -> str:
+    comments = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+    first = next(line for line in comments if not line.startswith("# @package")).removeprefix("# ")
+    return first.split(". ")[0].removesuffix(".")
+
+
+def _settings(path: Path) -> list[str]:
+    """A config file's settings without its list of defaults, its class, Hydra's part and its heading."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if "hydra:" in lines:
+        lines = lines[: lines.index("hydra:")]
+    start = next((index for index, line in enumerate(lines) if line.startswith("name: ${")), 0)
+    return [line for line in lines[start:] if line and not line.startswith(("#", "_target_", "defaults:", "{}"))]

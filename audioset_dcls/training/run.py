@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import os
-import platform
-import shutil
 import signal
-import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import distributions
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
@@ -34,22 +26,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from audioset_dcls.evaluation.runs import CHECKPOINT
-from audioset_dcls.models import AudioTagger, load_checkpoint
-from audioset_dcls.models.trunks import replace_kernels
-from audioset_dcls.training.callbacks.average import WeightAverage
+from audioset_dcls.models import AudioTagger
+from audioset_dcls.models.fine_tune import start_from_priors
 from audioset_dcls.training.callbacks.checkpoints import CheckpointFile, Checkpoints, EpochLog
 from audioset_dcls.training.callbacks.positions import PositionStatistics
 from audioset_dcls.training.callbacks.teacher import Teacher
 from audioset_dcls.training.losses import Distillation
 from audioset_dcls.training.module import TaggingModule
 from audioset_dcls.training.optimizer import Schedule
-from preprocessing import checks
+from audioset_dcls.training.record import data_hashes, record
+from audioset_dcls.training.resume import check_settings, open_run_dir, restore_rows, steps_in
 from preprocessing.audio import SAMPLE_RATE
-from preprocessing.clips.layout import hash_ids
-from preprocessing.files import atomic_write, lock
 
-RECORDED_PACKAGES = ("audioset-dcls", "torch", "torchaudio", "timm", "lightning", "numpy", "h5py", "hydra-core")
-MAY_DIFFER = ("trainer", "run")  # between a run and its resumption: other machines, not other results
 LEAST = {
     "seed": 0,
     "epochs": 1,
@@ -59,7 +47,6 @@ LEAST = {
     "log_every_n_steps": 1,
     "save_every_n_steps": 0,
 }
-MAY_NOT_DIFFER = ("trainer.gradient_clip", "trainer.limit_train_batches")
 _log = logging.getLogger(__name__)
 
 
@@ -100,7 +87,7 @@ def train(config: DictConfig, folder: Path) -> float:
     in it, or if the effective batch cannot be made from the devices' batches; FloatingPointError if the loss is no
     longer finite.
     """
-    with run_folder(folder) if is_first_process() else nullcontext():
+    with open_run_dir(folder) if is_first_process() else nullcontext():
         try:
             return _train(config, folder)
         except MisconfigurationException as error:  # e.g. trainer.accelerator=gpu without a GPU
@@ -118,14 +105,39 @@ def _train(config: DictConfig, folder: Path) -> float:
     data = build(settings["data"])
     data.setup("fit")
     hashes = data_hashes(data)
-
     csv_logger = CSVLogger(folder, name="", version="csv")
-    trainer = build(
+    trainer = create_trainer(settings, folder, csv_logger)
+    steps = limit_epoch(trainer, len(data.train_dataloader()), config.batch_size, config.data.batch_size)
+    model = build(settings["model"], num_classes=len(data.labels))
+    if config.prior_bias:
+        start_from_priors(model, data.class_priors())
+    if isinstance(trainer.accelerator, CPUAccelerator):
+        model = model.to(memory_format=torch.channels_last)  # a step of the study's models: 0.69 to 0.96 of the time
+    module = create_module(settings, model, data, trainer, create_schedule(settings, steps), hashes)
+    if trainer.is_global_zero:
+        check_settings(folder, settings, None if finished_steps is None else finished_steps / steps)
+        record(folder, settings, hashes)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        size = f"{parameters:,} parameters, epochs: {config.epochs}, steps of each: {steps:,}"
+        _log.info("%s: %s", folder, size)
+        if finished_steps is not None:
+            restore_rows(csv_logger, folder / ".metrics.csv", finished_steps)
+            _log.info("%s: goes on after step %s", folder, f"{finished_steps:,}")
+    fit(trainer, module, data, None if finished_steps is None else last)
+    best = next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+    if trainer.is_global_zero:
+        _log.info("%s: best mAP %.2f %%", folder / CHECKPOINT, 100 * best)
+    return best
+
+
+def create_trainer(settings: dict[str, Any], folder: Path, csv_logger: CSVLogger) -> Any:
+    """Lightning's trainer with our checkpoints, logs and gradient accumulation."""
+    trainer: Any = build(
         settings["trainer"],
         logger=[csv_logger, *other_loggers(settings["logger"], folder)],
-        callbacks=callbacks(config, folder),
+        callbacks=create_callbacks(settings, folder),
         plugins=[CheckpointFile()],
-        max_epochs=config.epochs,
+        max_epochs=settings["epochs"],
         log_every_n_steps=1,  # of what Lightning logs, which is nothing: see TaggingModule.log_row
         use_distributed_sampler=False,  # the data module's samplers know the processes
         num_sanity_val_steps=0,
@@ -133,23 +145,41 @@ def _train(config: DictConfig, folder: Path) -> float:
         enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty(),
     )
-    trainer.accumulate_grad_batches = accumulation(config.batch_size, config.data.batch_size, trainer.world_size)
-    steps = len(data.train_dataloader()) // (config.batch_size // config.data.batch_size)  # an epoch's full ones
+    trainer.accumulate_grad_batches = accumulation(
+        settings["batch_size"], settings["data"]["batch_size"], trainer.world_size
+    )
+    return trainer
+
+
+def limit_epoch(trainer: L.Trainer, batches: int, batch_size: int, per_process: int) -> int:
+    """Let an epoch of `batches` end with its last full step; returns its number of steps.
+
+    Raises ValueError if it has none.
+    """
+    steps = batches // (batch_size // per_process)
     if not steps:
-        raise ValueError(f"the training clips are fewer than one batch of {config.batch_size}; lower batch_size")
+        raise ValueError(f"the training clips are fewer than one batch of {batch_size}; lower batch_size")
     steps = limited(steps, trainer.limit_train_batches, trainer.accumulate_grad_batches)
     trainer.limit_train_batches = steps * trainer.accumulate_grad_batches
-    schedule = Schedule(config.epochs * steps, round(config.warmup_epochs * steps), **settings["scheduler"])
-    if config.decay_epochs is not None:
-        schedule = replace(schedule, decay_start=max(0.0, 1 - config.decay_epochs / config.epochs))
-    model = build(settings["model"], num_classes=len(data.labels))
-    if config.prior_bias:
-        start_from_priors(model, data.class_priors())
-    if isinstance(trainer.accelerator, CPUAccelerator):
-        model = model.to(memory_format=torch.channels_last)  # a step of the study's models: 0.69 to 0.96 of the time
+    return steps
+
+
+def create_schedule(settings: dict[str, Any], steps: int) -> Schedule:
+    """The learning rate's schedule for epochs of `steps` steps."""
+    epochs, decay_epochs = settings["epochs"], settings["decay_epochs"]
+    schedule = Schedule(epochs * steps, round(settings["warmup_epochs"] * steps), **settings["scheduler"])
+    if decay_epochs is None:
+        return schedule
+    return replace(schedule, decay_start=max(0.0, 1 - decay_epochs / epochs))
+
+
+def create_module(
+    settings: dict[str, Any], model: AudioTagger, data: Any, trainer: Any, schedule: Schedule, hashes: Any
+) -> TaggingModule:
+    """What trains `model`, with what its checkpoints tell of the data."""
     teacher = next((callback for callback in trainer.callbacks if isinstance(callback, Teacher)), None)
     coverage = data.class_coverage()
-    module = TaggingModule(
+    return TaggingModule(
         model,
         data.labels,
         settings["optimizer"],
@@ -158,13 +188,13 @@ def _train(config: DictConfig, folder: Path) -> float:
         Distillation(**settings["distill"]),
         embedding_size=(teacher or data.dataset("train")).embedding_size,
         **settings["loss"],
-        freeze_batch_norm=config.freeze_batch_norm,
-        compile=config.compile,
-        seed=config.seed,
-        log_every_n_steps=config.log_every_n_steps,
+        freeze_batch_norm=settings["freeze_batch_norm"],
+        compile=settings["compile"],
+        seed=settings["seed"],
+        log_every_n_steps=settings["log_every_n_steps"],
         metadata={
-            "experiment": config.name,
-            "seed": config.seed,
+            "experiment": settings["name"],
+            "seed": settings["seed"],
             **(inherited(model.metadata) if model.labels == tuple(data.labels) else {}),
             "data": hashes,
             "clip_seconds": data.clip_seconds or data.dataset("train").samples / SAMPLE_RATE,
@@ -173,16 +203,12 @@ def _train(config: DictConfig, folder: Path) -> float:
             "train_class_sources": coverage.sources.tolist(),
         },
     )
-    if trainer.is_global_zero:
-        record(folder, settings, hashes, None if finished_steps is None else finished_steps / steps)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        size = f"{parameters:,} parameters, epochs: {config.epochs}, steps of each: {steps:,}"
-        _log.info("%s: %s", folder, size)
-        if finished_steps is not None:
-            restore_rows(csv_logger, folder / ".metrics.csv", finished_steps)
-            _log.info("%s: goes on after step %s", folder, f"{finished_steps:,}")
+
+
+def fit(trainer: L.Trainer, module: TaggingModule, data: Any, checkpoint: Path | None) -> None:
+    """Lightning's `fit`, whose other processes end with this one."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if finished_steps is None else last, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except BaseException:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes would wait for this one
@@ -190,10 +216,6 @@ def _train(config: DictConfig, folder: Path) -> float:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()  # Lightning leaves it to the sweep's next run, whose processes are others
-    best = next(callback.best for callback in trainer.callbacks if isinstance(callback, Checkpoints))
-    if trainer.is_global_zero:
-        _log.info("%s: best mAP %.2f %%", folder / CHECKPOINT, 100 * best)
-    return best
 
 
 def build(settings: dict[str, Any], **more: Any) -> Any:
@@ -212,16 +234,15 @@ def other_loggers(settings: dict[str, Any], folder: Path) -> list[Any]:
         raise ValueError(f"logger={settings['_target_'].rpartition('.')[2]}: {error}") from error
 
 
-def callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
+def create_callbacks(settings: dict[str, Any], folder: Path) -> list[L.Callback]:
     """In the order they must act in: checkpoints hold what the others did before."""
-    chosen: list[L.Callback] = [PositionStatistics(config.save_every_n_steps)]
-    if config.teacher:
-        chosen.append(Teacher(config.teacher))
-    if config.average:
-        chosen.append(WeightAverage(**config.average))
-    if config.save_every_n_steps % config.log_every_n_steps:
+    if settings["save_every_n_steps"] % settings["log_every_n_steps"]:
         raise ValueError("save_every_n_steps must be a multiple of log_every_n_steps")
-    return [*chosen, Checkpoints(folder, config.save_every_n_steps), EpochLog()]
+    chosen: list[L.Callback] = [PositionStatistics(settings["save_every_n_steps"])]
+    if settings["teacher"]:
+        chosen.append(Teacher(settings["teacher"]))
+    chosen += [build(callback) for callback in settings["callbacks"].values() if callback]
+    return [*chosen, Checkpoints(folder, settings["save_every_n_steps"]), EpochLog()]
 
 
 def check_numbers(config: DictConfig) -> None:
@@ -264,186 +285,11 @@ def limited(steps: int, limit: int | float, accumulated: int) -> int:
     return min(steps, int(allowed))
 
 
-def fine_tune(checkpoint: str | None, num_classes: int, dcls: bool = False) -> AudioTagger:
-    """A trained model with a new classifier; the old one stays where the number of classes is the same.
-
-    dcls: DCLS elements take the places of the model's depthwise kernels, fitted to them; see `replace_kernels`.
-    Raises ValueError without a checkpoint, and with dcls if the model has no such kernels (any more).
-    """
-    if not checkpoint:
-        raise ValueError("checkpoint is not set: add checkpoint=FILE, a published name or a URL to start from")
-    model = load_checkpoint(checkpoint).train()
-    if model.config["num_classes"] != num_classes:
-        model.reset_classifier(num_classes)
-        model.metadata = {}
-    else:
-        model.metadata = {"starts_from": Path(checkpoint).name, "masked": model.metadata.get("masked", [])}
-    if dcls:
-        if not replace_kernels(model.trunk, model.config, warm_start=True):
-            raise ValueError(f"{checkpoint}: no depthwise kernels for DCLS to replace; leave out model.dcls")
-        model.config["dcls"] = True
-    return model
-
-
 def inherited(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of the tagger that its training began with: its name, and the classes it cannot know."""
     return {key: metadata[key] for key in ("starts_from", "masked") if key in metadata}
 
 
-def start_from_priors(model: AudioTagger, priors: np.ndarray) -> None:
-    """Let the classifier say at first how often each class comes: else the first thousands of steps learn only that."""
-    with torch.no_grad():
-        model.classifier.bias.copy_(torch.logit(torch.from_numpy(priors.clip(1e-4, 0.9))))
-
-
-# ---- the run's folder
-
-
 def is_first_process() -> bool:
     """Whether this is the process that writes, before a trainer exists to tell."""
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-@contextmanager
-def run_folder(folder: Path) -> Iterator[None]:
-    """Lock `folder`; take away what a start has written that failed before its first row or checkpoint."""
-    with held(folder):
-        before = {path.name for path in folder.iterdir()} - {".lock", "train.log"}  # Hydra has opened this one
-        try:
-            yield
-        except BaseException:
-            if "config.yaml" not in before and not any(path.exists() for path in progress_files(folder)):
-                for path in folder.iterdir():
-                    if path.name not in before:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
-                remove_empty(folder)
-            raise
-
-
-def progress_files(folder: Path) -> list[Path]:
-    """What a run has once it has got anywhere."""
-    return [folder / "last.ckpt", folder / CHECKPOINT, folder / "csv" / "metrics.csv"]
-
-
-def remove_empty(folder: Path) -> None:
-    """Remove a folder if it is empty, and those above it up to the working directory."""
-    here, folder = Path.cwd(), folder.absolute()
-    while folder != here and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
-        if here not in folder.parents:
-            return
-
-
-def steps_in(checkpoint: Path) -> int:
-    """The optimiser steps that a checkpoint was saved after. Raises ValueError if it cannot be read."""
-    try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except OSError:
-        raise
-    except Exception as error:  # torch raises a dozen types on bytes that are not its own
-        best = checkpoint.with_name(CHECKPOINT)
-        go_on = f"copy {best.name} over it to go on from there, or " if best.exists() else ""
-        raise ValueError(f"{checkpoint}: damaged or truncated; {go_on}remove the run's folder to begin anew") from error
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in `folder`. Raises ValueError where one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("ab") as file:
-        if not lock(file):
-            raise ValueError(f"{folder}: another process is training this run; wait for it, or choose another name=...")
-        yield
-
-
-def restore_rows(logger: CSVLogger, kept: Path, step: int) -> None:
-    """Keep the rows up to `step`: Lightning's CSV logger starts anew. A kill meanwhile leaves them in `kept`."""
-    path = Path(logger.log_dir) / "metrics.csv"
-    if path.exists() and not kept.exists():
-        path.replace(kept)
-    if not kept.exists():
-        return
-    path.unlink(missing_ok=True)
-    with kept.open(newline="") as file:
-        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
-    logger.experiment.metrics = [row for row in rows if int(row["step"]) <= step]
-    logger.save()
-    kept.unlink()
-
-
-def record(folder: Path, settings: Any, hashes: Any, finished_epochs: float | None) -> None:
-    """Write config.yaml and run.json.
-
-    finished_epochs: of the checkpoint to go on from, None if there is none.
-
-    Raises ValueError if the folder's run had other settings. `epochs` and `decay_epochs` may differ as long as the
-    learning rate has not begun to decay.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    stored = folder / "config.yaml"
-    if stored.exists():
-        try:
-            old = checks.read_yaml(stored)
-        except ValueError as error:
-            raise ValueError(f"{folder}: {error}; remove the folder to begin anew") from None
-        if finished_epochs is not None and all(is_constant(each, finished_epochs) for each in (old, settings)):
-            old = old | {name: settings[name] for name in ("epochs", "decay_epochs")}
-        changed = differences(old, settings)
-        changed = [
-            line
-            for line in changed
-            if line.startswith(MAY_NOT_DIFFER) or not (line.startswith(MAY_DIFFER) or "num_workers" in line)
-        ]
-        if changed:
-            raise ValueError(
-                f"{folder} holds a run with other settings ({'; '.join(changed)}): choose another name=..."
-            )
-    write(stored, OmegaConf.to_yaml(OmegaConf.create(settings)))
-    facts = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "git": git("rev-parse", "HEAD"),
-        "git_changes": git("status", "--porcelain"),
-        "python": platform.python_version(),
-        "packages": {package.name: package.version for package in distributions() if package.name in RECORDED_PACKAGES},
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "data": hashes,
-    }
-    starts = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else []
-    write(folder / "run.json", json.dumps([*starts, facts], indent=1))  # one entry a start: resumed runs have several
-
-
-def is_constant(settings: Any, finished_epochs: float) -> bool:
-    """Whether the learning rate has not begun to decay after so many epochs, under these settings."""
-    decay = settings.get("decay_epochs")
-    return decay is not None and finished_epochs <= settings["epochs"] - decay
-
-
-def data_hashes(data: Any) -> dict[str, dict[str, Any]]:
-    """Number of clips and hash of their sorted ids, for training and validation."""
-    names = {split: data.dataset(split).audio_names() for split in ("train", "val")}
-    return {split: {"clips": len(ids), "clip_ids_sha256": hash_ids(ids)} for split, ids in names.items()}
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ, as `key: old -> new`."""
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return [] if old == new else [f"{path}: {old} -> {new}"]
-    keys = dict.fromkeys([*old, *new])
-    return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
-
-
-def git(*arguments: str) -> str | None:
-    """What git says about the checkout that this file lies in; None in an installed package."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def write(path: Path, text: str) -> None:
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")

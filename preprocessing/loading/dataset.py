@@ -21,6 +21,7 @@ from preprocessing.audio import SAMPLE_RATE
 from preprocessing.clips.checks import dataset, texts
 from preprocessing.clips.layout import ClipFileError, clip_id
 from preprocessing.clips.reader import ClipFile
+from preprocessing.cores import usable_cores
 from preprocessing.npz import read_npz
 
 _SHARED_MEMORY = Path("/dev/shm")  # where torch puts the batches of worker processes on Linux
@@ -175,10 +176,12 @@ def empty_batch(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def workers_that_fit(workers: int, batch_bytes: int, processes: int = 1) -> int:
-    """`workers`, or fewer if shared memory has no room for what they read ahead: a container has 64 MB by default.
+    """`workers`, or fewer if there are fewer cores, or if shared memory has no room for what they read ahead.
 
-    batch_bytes: of one batch. processes: of this machine that have so many workers each. Fewer are logged.
+    batch_bytes: of one batch. processes: of this machine that have so many workers each. A lack of shared memory, of
+    which a container has 64 MB by default, is logged.
     """
+    workers = min(workers, max(usable_cores() // processes, 1))
     if not workers or not _SHARED_MEMORY.is_dir():
         return workers
     free = shutil.disk_usage(_SHARED_MEMORY).free

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from audioset_dcls.commands.train import help_text
+from audioset_dcls.folders import data_folder
 from tests.conftest import environment
 
 COMMAND = [sys.executable, "-c", "from audioset_dcls.commands.train import main; main()"]
@@ -32,3 +34,18 @@ def test_wrong_settings_are_one_line(arguments: list[str], status: int, said: st
     assert line.startswith("dcls-train: ")
     assert said in line
     assert done.returncode == status
+
+
+def test_help_names_every_choice_and_setting() -> None:
+    """Own classes first; each config file with its first sentence, each setting of the paper's recipe."""
+    text = help_text(data_folder("configs"))
+    assert text.index("dcls-train experiment=finetune") < text.index("experiment=convnext_tiny")
+    choices = text.partition("KEY=VALUE:")[0]
+    for path in data_folder("configs").glob("*/*.yaml"):
+        lines = [line for line in choices.splitlines() if line.startswith(f"  {path.stem} ")]
+        assert lines, path
+        assert all(line.removeprefix(f"  {path.stem}").strip() for line in lines)
+    assert all(len(line) <= 100 for line in choices.splitlines())
+    for setting in ("temperature: 1.0", "position_std: 0.5", "speed_rates: [0.5, 1.5]", "accelerator: auto"):
+        assert f"    {setting}" in text
+    assert "_target_" not in text

@@ -43,7 +43,8 @@ def small(clips: Path) -> list[str]:
         "warmup_epochs=1",
         "log_every_n_steps=1",
         "save_every_n_steps=1",
-        "average={decay:0.9,start:0.0}",
+        "callbacks=average",
+        "callbacks.average.decay=0.9",
         "name=small",
     ]
 

@@ -271,7 +271,7 @@ def test_short_clips_are_validated_at_their_length(small: list[str], clips: Path
         writer.append(data.audio_names(), waveforms[:, :16_000], data.read("target", np.arange(24)))
         writer.finish()
     files = [f"data.train=[{tmp_path / 'train.h5'}]", f"data.val={tmp_path / 'val.h5'}", "data.clip_seconds=null"]
-    run.train(composed([*small, *files, "epochs=1", "average=null"]), tmp_path / "run")
+    run.train(composed([*small, *files, "epochs=1", "callbacks=none"]), tmp_path / "run")
     model, scores = load_checkpoint(tmp_path / "run/last.ckpt"), []
     for waveform, length in zip(waveforms, lengths, strict=True):
         with torch.inference_mode():
@@ -285,8 +285,8 @@ def test_weight_average(decay: float | None, small: list[str], tmp_path: Path, m
     """The checkpoint's weights are the average of the weights after each step from `start` on."""
     spy = spied(monkeypatch)
     start = 0.5  # of nine steps: the average is the weights themselves until the fifth
-    settings = f"average={{decay:{'null' if decay is None else decay},start:{start}}}"
-    run.train(composed([*small, settings]), tmp_path)
+    settings = [f"callbacks.average.decay={'null' if decay is None else decay}", f"callbacks.average.start={start}"]
+    run.train(composed([*small, *settings]), tmp_path)
     average = spy.weights[4]
     for count, weights in enumerate(spy.weights[5:], 1):
         share = 1 / count if decay is None else max(1 - decay, 9 / (9 + count))

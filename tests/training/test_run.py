@@ -26,9 +26,12 @@ from filelock import FileLock
 from audioset_dcls.dcls import dcls_layers
 from audioset_dcls.inference.inspect import large_depthwise
 from audioset_dcls.models import create_model, load_checkpoint, save_checkpoint
+from audioset_dcls.models.fine_tune import fine_tune
 from audioset_dcls.training.callbacks.checkpoints import EpochLog
 from audioset_dcls.training.module import TaggingModule
-from audioset_dcls.training.run import accumulation, fine_tune, limited, record, train
+from audioset_dcls.training.record import record
+from audioset_dcls.training.resume import check_settings
+from audioset_dcls.training.run import accumulation, limited, train
 from preprocessing.clips.writer import ClipWriter
 from tests.processes import signalled_at
 from tests.training.small_runs import composed, curve
@@ -489,11 +492,13 @@ def test_three_seeds_and_report(small: list[str], clips: Path, command: Command,
 def test_epochs_may_change_until_the_rate_decays(tmp_path: Path) -> None:
     """A run of 10 epochs that decays in the last 2, stopped in epoch 6: it may have more epochs, or decay at once."""
     settings: dict[str, Any] = {"epochs": 10, "decay_epochs": 2, "seed": 0}
-    record(tmp_path, settings, {}, None)
+    check_settings(tmp_path, settings, None)
+    record(tmp_path, settings, {})
     for longer in ({"epochs": 20}, {"epochs": 8, "decay_epochs": 2}):
-        record(tmp_path, settings | longer, {}, 5.5)
+        check_settings(tmp_path, settings | longer, 5.5)
+        record(tmp_path, settings | longer, {})
     for refused in ({"epochs": 7}, {"epochs": 20, "seed": 1}):  # it would have decayed already; another setting
         with pytest.raises(ValueError, match="holds a run with other settings"):
-            record(tmp_path, settings | refused, {}, 5.5)
+            check_settings(tmp_path, settings | refused, 5.5)
     with pytest.raises(ValueError, match="epochs: 8 -> 20"):  # the decay has begun
-        record(tmp_path, settings | {"epochs": 20}, {}, 6.5)
+        check_settings(tmp_path, settings | {"epochs": 20}, 6.5)

@@ -296,7 +296,21 @@ def test_a_killed_training_sees_the_batches_it_would_have_seen(
     assert killed[dies_at + 1 :] == whole[dies_at + 1 - repeated :]
 
 
-def test_no_more_workers_than_shared_memory_has_room_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch warns of them over five lines each time."""
+    monkeypatch.setattr("preprocessing.loading.dataset.usable_cores", lambda: 4)
+    assert [workers_that_fit(8, 1), workers_that_fit(8, 1, processes=2), workers_that_fit(8, 1, processes=8)] == [
+        4,
+        2,
+        1,
+    ]
+    assert workers_that_fit(0, 1) == 0
+
+
+def test_no_more_workers_than_shared_memory_has_room_for(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preprocessing.loading.dataset.usable_cores", lambda: 16)
     free = shutil.disk_usage("/dev/shm").free
     assert workers_that_fit(8, int(free / 7.5)) == 2  # 7 batches: 2 ahead for each of 2 workers, 2 more, one to spare
     assert workers_that_fit(8, int(free / 7.5), processes=2) == 0
