@@ -1,15 +1,14 @@
 """Audio tagging with Dilated Convolution with Learnable Spacings (DCLS).
 
-Importing this package costs nothing: `Tagger`, `create_model` and `load_checkpoint` are imported when first used, so
-that tagging with an exported model never loads torch.
+What is named here is imported at first use: tagging with an exported model never loads torch.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import preprocessing  # noqa: F401 - turns ONNX Runtime's telemetry off before another library imports it
+from preprocessing.lazy import exports
 
 if TYPE_CHECKING:
     from audioset_dcls.models.checkpoint import load_checkpoint
@@ -18,19 +17,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Tagger", "create_model", "load_checkpoint"]
-
-_WHERE = {
-    "Tagger": "audioset_dcls.tagging.tagger",
-    "create_model": "audioset_dcls.models.trunks",
-    "load_checkpoint": "audioset_dcls.models.checkpoint",
-}
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__", "dcls", "evaluation", "models", "tagging", "training"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(_WHERE[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "audioset_dcls.models.checkpoint": ("load_checkpoint",),
+        "audioset_dcls.models.trunks": ("create_model",),
+        "audioset_dcls.tagging.tagger": ("Tagger",),
+    },
+)

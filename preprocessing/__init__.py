@@ -6,8 +6,9 @@ What is named here is imported at first use: `from preprocessing import read_aud
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from preprocessing.lazy import exports
 
 if TYPE_CHECKING:
     from preprocessing.audio import SAMPLE_RATE, AudioError, iter_audio, read_audio
@@ -18,10 +19,18 @@ if TYPE_CHECKING:
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __all__ = ["SAMPLE_RATE", "AudioError", "LogMel", "iter_audio", "pad_or_trim", "read_audio"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'preprocessing' has no attribute {name!r}")
-    module = "log_mel" if name in ("LogMel", "pad_or_trim") else "audio"
-    return getattr(import_module(f"preprocessing.{module}"), name)
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "preprocessing.audio": (
+            "SAMPLE_RATE",
+            "AudioError",
+            "iter_audio",
+            "read_audio",
+        ),
+        "preprocessing.log_mel": (
+            "LogMel",
+            "pad_or_trim",
+        ),
+    },
+)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Container, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,18 @@ def test_a_room_uses_those_below_it_only(room: str) -> None:
     for name, path in files:
         own = {room_of(module) for module in imported(ast.parse(path.read_text())) if module.split(".")[0] in OWN}
         assert own <= ROOMS[room], f"{name} imports {sorted(own - ROOMS[room])}"
+
+
+@pytest.mark.parametrize("package", [name for name, path in modules() if path.name == "__init__.py"])
+def test_public_names_of_a_room(package: str) -> None:
+    """Each name of `__all__` is there, in `dir()` too; a submodule of that name would take its place once imported."""
+    room = import_module(package)
+    for name in getattr(room, "__all__", []):
+        assert getattr(room, name) is not None
+        assert name in dir(room)
+        assert f"{package}.{name}" not in dict(modules())
+    with pytest.raises(AttributeError, match=f"'{package}' has no attribute 'nonsense'"):
+        _ = room.nonsense
 
 
 def test_no_module_needs_itself() -> None:

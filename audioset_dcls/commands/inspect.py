@@ -17,14 +17,20 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a published name or a URL")
     parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="for the receptive field")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: <checkpoint>-pictures)")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: <checkpoint>-pictures beside it)")
     arguments = parser.parse_intermixed_args()
     with extra("dcls-inspect", "train"):
         from audioset_dcls.inference.inspect import inspect
 
-    output = arguments.output or Path(f"{Path(arguments.checkpoint).with_suffix('').name}-pictures")
+    output = arguments.output or pictures_folder(Path(arguments.checkpoint))
     try:
         for path in inspect(arguments.checkpoint, output, arguments.recordings):
             show(path)
     except (ValueError, OSError) as error:
         raise SystemExit(printable(f"dcls-inspect: {error}")) from None
+
+
+def pictures_folder(checkpoint: Path) -> Path:
+    """`<checkpoint>-pictures` beside a file, so that two runs' pictures stay apart; here for a published name."""
+    folder = checkpoint.parent if checkpoint.is_file() else Path()
+    return folder / f"{checkpoint.stem}-pictures"

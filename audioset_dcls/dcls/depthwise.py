@@ -120,7 +120,7 @@ def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int], 
 
 def is_traced() -> bool:
     """While a graph is recorded for another runtime, which knows convolutions and not our operator."""
-    return torch.jit.is_tracing() or _is_exporting() or torch.onnx.is_in_onnx_export()
+    return torch.jit.is_tracing() or _is_exporting() or torch.onnx.is_in_onnx_export()  # type: ignore[attr-defined]
 
 
 @torch.compiler.assume_constant_result  # asked directly, torch.compile says that everything is exported (torch 2.11)

@@ -8,25 +8,21 @@ import json
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.onnx.operators import shape_as_tensor
 
 from audioset_dcls.dcls import Folded, fold
 from audioset_dcls.export.log_mel import MatmulLogMel
+from audioset_dcls.export.quantize import Loss, cut_recordings, measure_loss, quantize, store_as_float16
 from audioset_dcls.models.trunks import AudioTagger, reparameterize
-from audioset_dcls.tagging.session import OnnxModel, onnx_quantization
-from audioset_dcls.tagging.windows import LONGEST_WINDOW, cut_windows
-from preprocessing.audio import iter_audio
 from preprocessing.constants import HOP, N_FFT, SAMPLE_RATE
 from preprocessing.labels import labels as audioset_labels
 
@@ -34,17 +30,6 @@ FORMAT = "1"  # of the metadata and the outputs; also in the names of cached exp
 PRECISIONS = ("float32", "float16", "int8")
 _OPSET = 17
 _SHORTEST = N_FFT // 2 + 1  # samples that the reflection at the ends needs, after pre-emphasis
-_LARGE = 1024  # elements; smaller tensors stay float32
-
-
-@dataclass(frozen=True)
-class Loss:
-    """How far a file's scores are from the float32 export's, over the windows of some recordings."""
-
-    windows: int
-    mean: float  # of |difference|, over windows and classes
-    largest: float
-    same_best: float  # share of windows with the same best tag
 
 
 @dataclass(frozen=True)
@@ -109,7 +94,7 @@ def export(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
-    windows = list(_windows(recordings))
+    windows = list(cut_recordings(recordings))
     if precision == "int8" and not windows:
         raise ValueError("int8 needs recordings to calibrate on; give some with --clips")
     path = Path(path)
@@ -120,10 +105,10 @@ def export(
         _write_graph(inferring, plain)
         method, chosen, loss = precision, plain, None
         if precision == "float16":
-            chosen = _store_as_float16(plain, Path(folder) / "float16.onnx")
-            loss = _loss(plain, chosen, windows)
+            chosen = store_as_float16(plain, Path(folder) / "float16.onnx")
+            loss = measure_loss(plain, chosen, windows)
         elif precision == "int8":
-            method, chosen, loss = _quantize(plain, Path(folder), windows)
+            method, chosen, loss = quantize(plain, Path(folder), windows)
         _write_metadata(model, chosen, {"precision": method} | ({"precision_loss": vars(loss)} if loss else {}))
         chosen.replace(path)
     return Exported(path, path.stat().st_size / 1e6, method, loss, layers)
@@ -201,96 +186,3 @@ def _write_properties(graph: onnx.ModelProto, entries: dict[str, str]) -> None:
     kept = {property.key: property.value for property in graph.metadata_props} | entries
     del graph.metadata_props[:]
     onnx.helper.set_model_props(graph, kept)
-
-
-def _windows(recordings: Iterable[str | Path]) -> Iterator[np.ndarray]:
-    """(1, samples) each: what the tagger would see of these recordings."""
-    window = round(LONGEST_WINDOW * SAMPLE_RATE)
-    for recording in recordings:
-        blocks = iter_audio(recording, LONGEST_WINDOW)
-        for _, waveform in cut_windows(blocks, window, window // 2):
-            yield waveform[None]
-
-
-def _store_as_float16(source: Path, target: Path) -> Path:
-    """Large weights as float16, each cast back to float32 at its use; ONNX Runtime does that once, when it loads."""
-    graph = onnx.load(source)
-    casts = []
-    for tensor in graph.graph.initializer:
-        large = tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= _LARGE
-        if not large or tensor.name.startswith("log_mel."):
-            continue
-        name, values = tensor.name, numpy_helper.to_array(tensor)
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}.float16"], [name], to=onnx.TensorProto.FLOAT))
-    for cast in reversed(casts):
-        graph.graph.node.insert(0, cast)
-    onnx.save(graph, target)
-    return target
-
-
-def _quantize(plain: Path, folder: Path, windows: list[np.ndarray]) -> tuple[str, Path, Loss]:
-    """The better of static and dynamic int8."""
-    quantization = onnx_quantization()
-
-    class Windows(quantization.CalibrationDataReader):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            self._remaining = iter(windows)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            waveform = next(self._remaining, None)
-            return None if waveform is None else {"waveform": waveform}
-
-    prepared = folder / "prepared.onnx"
-    quantization.shape_inference.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-    excluded = _not_quantized(prepared)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        static, dynamic = folder / "static.onnx", folder / "dynamic.onnx"
-        quantization.quantize_static(
-            str(prepared),
-            str(static),
-            Windows(),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-            nodes_to_exclude=excluded,
-        )
-        quantization.quantize_dynamic(
-            str(prepared),
-            str(dynamic),
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-            nodes_to_exclude=excluded,
-        )
-    candidates = [
-        (method, path, _loss(plain, path, windows)) for method, path in (("static", static), ("dynamic", dynamic))
-    ]
-    method, path, loss = min(candidates, key=lambda candidate: candidate[2].mean if candidate[2] else 0.0)
-    assert loss is not None
-    return f"int8 {method}", path, loss
-
-
-def _not_quantized(path: Path) -> list[str]:
-    """Nodes that stay float32: the log-mel, the stem and depthwise convolutions (slower in 8 bits than in float32)."""
-    graph = onnx.load(path).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    excluded = []
-    for node in graph.node:
-        kernel = shapes.get(node.input[1], ()) if len(node.input) > 1 else ()
-        pointwise = node.op_type == "Conv" and kernel[2:] == (1, 1)
-        if node.name.startswith("/log_mel/") or (node.op_type == "Conv" and not pointwise):
-            excluded.append(node.name)
-    return excluded
-
-
-def _loss(plain: Path, other: Path, windows: list[np.ndarray]) -> Loss | None:
-    if not windows:
-        return None
-    expected, got = (np.concatenate([OnnxModel(path).run(window)[0] for window in windows]) for path in (plain, other))
-    difference = np.abs(expected - got)
-    same = (expected.argmax(1) == got.argmax(1)).mean()
-    return Loss(len(windows), float(difference.mean()), float(difference.max()), float(same))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.audio import AudioError, Waveform, check_amplitude, check_rate
-from preprocessing.decoding.spans import scale
+from preprocessing.audio import AudioError, check_amplitude, check_rate
+from preprocessing.decoding.spans import Waveform, scale
 
 _SCALED = ("int8", "int16", "int32", "uint8")  # as in files; 64-bit arrays rarely use their whole range
 

@@ -59,7 +59,7 @@ def create_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=betas)
     if name == "lamb":
-        from timm.optim import Lamb
+        from timm.optim.lamb import Lamb
 
         return Lamb(groups, lr=lr, betas=betas)
     raise ValueError(f"optimizer {name!r} is not known: adamw or lamb")

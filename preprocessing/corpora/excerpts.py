@@ -15,9 +15,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from preprocessing.audio import SAMPLE_RATE, AudioError, Waveform, iter_audio
+from preprocessing.audio import SAMPLE_RATE, AudioError, iter_audio
 from preprocessing.clips.layout import CLIP_SAMPLES, to_int16
 from preprocessing.clips.writer import encode
+from preprocessing.decoding.spans import Waveform
 
 CLIP_SECONDS = CLIP_SAMPLES / SAMPLE_RATE
 FIRST, ALL = "first", "all"

@@ -23,8 +23,9 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from preprocessing.audio import MIX, AudioError, Note, OnNote, channel_count, iter_audio
-from preprocessing.decoding.sources import Source, printable
+from preprocessing.decoding.sources import Source
 from preprocessing.decoding.spans import Waveform
+from preprocessing.terminal import printable
 
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from preprocessing.decoding.process import serve; serve()"
