@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tag test slow lint types clean
+.PHONY: tag test slow lint docs types clean
 
 tag: .venv/tagging ## make tag FILE=clip.wav
 	@$(BIN)/dcls-tag $(if $(FILE),'$(FILE)',--help) $(ARGS)
@@ -14,9 +14,12 @@ test: .venv/dev ## the fast tests, under three minutes on two cores
 slow: .venv/dev ## the tests that take longer
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
-lint: .venv/dev
+lint: .venv/dev docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: .venv/dev ## build/docs: the documentation with a reference; a broken link is an error
+	$(BIN)/python scripts/build_docs.py
 
 types: .venv/dev
 	$(BIN)/mypy

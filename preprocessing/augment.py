@@ -172,7 +172,8 @@ def shift_bands(log_mel: Tensor, generator: Generator, most: int = 0) -> Tensor:
 def random_gain(log_mel: Tensor, generator: Generator, most: float = 0.0, decibel: float = 1 / STD) -> Tensor:
     """Normalised log-mels (batch, 1, bands, frames), each made louder or softer by up to `most` decibels.
 
-    decibel: in the unit of the log-mel.
+    Args:
+        decibel: in the unit of the log-mel.
     """
     if most == 0:
         return log_mel

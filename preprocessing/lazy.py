@@ -12,7 +12,8 @@ from typing import Any
 def exports(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` for `package`, whose `__all__` a type checker wants to read as it stands.
 
-    modules: module -> the names that it gives to the package.
+    Args:
+        modules: module -> the names that it gives to the package.
     """
     where = {name: module for module, names in modules.items() for name in names}
 

@@ -16,7 +16,9 @@ MOST_BYTES = 2**31  # of one array
 def read_npz(path: Path, name: str, kinds: str, dimensions: int, most_bytes: int = MOST_BYTES) -> npt.NDArray[Any]:
     """The array of that name. Raises ValueError if it is damaged or not as expected, KeyError if it is missing.
 
-    kinds: numpy's letters of the types that are allowed, none of them "O". most_bytes: the largest array to read.
+    Args:
+        kinds: numpy's letters of the types that are allowed, none of them "O".
+        most_bytes: the largest array to read.
     """
     try:
         with zipfile.ZipFile(path) as archive:

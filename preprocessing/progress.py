@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 def progress_bar(*columns: ProgressColumn, **options: Any) -> Progress:
     """A `rich.progress.Progress`, to be used as a context.
 
-    columns: shown between bar and time left. options: of `Progress`.
+    Args:
+        columns: shown between bar and time left.
+        options: of `Progress`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

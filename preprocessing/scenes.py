@@ -41,9 +41,13 @@ CONFIDENT = 0.5  # a teacher's score above which a class counts as present when 
 class Recordings:
     """Recordings of different lengths, one after another in memory.
 
-    samples: int16 (total,), at 32 kHz; start, length: int64 (N,), where each recording lies in it;
-    target: bool (N, C), the labels; teacher: float16 (N, C), a teacher's scores in [0, 1], or None;
-    weight: float64 (N,), how often each is drawn; names: the N names.
+    Attributes:
+        samples: int16 (total,), at 32 kHz.
+        start, length: int64 (N,), where each recording lies in it.
+        target: bool (N, C), the labels.
+        teacher: float16 (N, C), a teacher's scores in [0, 1], or None.
+        weight: float64 (N,), how often each is drawn.
+        names: the N names.
     """
 
     samples: npt.NDArray[np.int16]
@@ -68,8 +72,9 @@ def load_recordings(
 
     The file, `.recordings-<hash>.int16`, is made beside the first HDF5 file the first time, 64 kB a second of sound.
 
-    weights: a factor for each file on how often its recordings are drawn (`drawing_weights`); 1 by default.
-    exclude: a text file with the names of clips to leave out, one a line.
+    Args:
+        weights: a factor for each file on how often its recordings are drawn (`drawing_weights`); 1 by default.
+        exclude: a text file with the names of clips to leave out, one a line.
 
     Raises ClipFileError for files that cannot be read or differ in their labels.
     """
@@ -152,10 +157,16 @@ def drawing_weights(
 class Event:
     """A recording in a scene.
 
-    scene: row of the batch. recording: its number. base: first sample in `Recordings.samples`; span: how many of them.
-    speed: samples of the recording a sample of the scene. offset: sample of the scene that it begins at. period:
-    samples from one repetition to the next, 0 for none. gain: amplitude of full-scale int16. heard: whether its labels
-    are the scene's: a background's are not.
+    Attributes:
+        scene: row of the batch.
+        recording: its number.
+        base: first sample in `Recordings.samples`.
+        span: how many of them.
+        speed: samples of the recording a sample of the scene.
+        offset: sample of the scene that it begins at.
+        period: samples from one repetition to the next, 0 for none.
+        gain: amplitude of full-scale int16.
+        heard: whether its labels are the scene's: a background's are not.
     """
 
     scene: int
@@ -178,9 +189,13 @@ class Event:
 class Plan:
     """What a batch of scenes is made of: the events, and for each scene numbers drawn once.
 
-    noise: row of the noise bank and offset in it, and amplitude, or None. highpass, lowpass: Hz, tilt: dB an octave
-    around 1 kHz, room: row of the bank of rooms, wet: the reverberation's share; None where a scene is not filtered.
-    clip: the amplification before clipping at full scale, 1 for none.
+    Attributes:
+        noise: row of the noise bank, offset in it, and amplitude, or None.
+        highpass, lowpass: Hz; None for a scene that is not filtered, as of tilt, room and wet.
+        tilt: dB an octave around 1 kHz.
+        room: row of the bank of rooms.
+        wet: the reverberation's share.
+        clip: the amplification before clipping at full scale, 1 for none.
     """
 
     events: list[Event] = field(default_factory=list)

@@ -19,8 +19,9 @@ def resample_clips(
 ) -> NDArray[np.unsignedinteger[Any]]:
     """How often each clip was drawn, (N, resamples), if `clips` clips are resampled with replacement.
 
-    sources: of each clip, e.g. its package or repository. Sources are drawn, as many as there are, each with all of its
-        clips: clips of one source are not independent. Default: each clip is a source of its own.
+    Args:
+        sources: of each clip, e.g. its package or repository. Sources are drawn, as many as there are, each with all of
+            its clips: clips of one source are not independent. Default: each clip is a source of its own.
 
     The same arguments draw the same clips: subtract two models' results for a paired comparison.
     """
@@ -43,10 +44,13 @@ def bootstrap_average_precision(
 ) -> Floats:
     """AP of each class in resamples of the clips, (resamples, C); NaN if one drew no positive.
 
-    draws: of `resample_clips`. `mean_of_defined` gives the resamples of the mAP, `interval` its bounds
-    (those of a class with few positives, or of few sources, are too narrow: with 4 positives they hold the true AP in
-    some 80 % of cases, not 95). 1000 resamples fix a bound to a few per cent of the interval's width. `advance` is
-    called after each class. Raises ValueError if a class has no positives.
+    Args:
+        draws: of `resample_clips`. `mean_of_defined` gives the resamples of the mAP, `interval` its bounds (those of a
+            class with few positives, or of few sources, are too narrow: with 4 positives they hold the true AP in some
+            80 % of cases, not 95). 1000 resamples fix a bound to a few per cent of the interval's width. `advance` is
+            called after each class.
+
+    Raises ValueError if a class has no positives.
     """
     truth, values = with_positives(*checked(targets, scores))
     samples = np.empty((draws.shape[1], truth.shape[1]))
@@ -60,7 +64,8 @@ def bootstrap_average_precision(
 def bootstrap_mean(values: Floats, draws: NDArray[np.unsignedinteger[Any]]) -> Floats:
     """Mean of each column of `values`, (N, K), in resamples of the clips: (resamples, K); NaN if one drew no value.
 
-    draws: of `resample_clips`. Rows of NaN, e.g. `hits` of clips without a label, are left out.
+    Args:
+        draws: of `resample_clips`. Rows of NaN, e.g. `hits` of clips without a label, are left out.
     """
     present = ~np.isnan(values).any(axis=1)
     chosen = draws[present].astype(np.float64)

@@ -38,10 +38,10 @@ class Calibration:
 def fit_calibration(targets: ArrayLike, logits: ArrayLike, bias_deviation: float = BIAS_DEVIATION) -> Calibration:
     """The most probable temperature and biases for targets, bool (N, C), and logits, float (N, C).
 
-    bias_deviation: how far classes' biases are expected to lie from the shared one, one standard deviation: a class
-        with two positives hardly moves, one with thirty goes where they say.
-        Of 0.001, 0.25, 0.5, 1 and 2 the default had the lowest log-loss on open sounds' validation recordings in two
-        folds by package.
+    Args:
+        bias_deviation: how far classes' biases are expected to lie from the shared one, one standard deviation: a class
+            with two positives hardly moves, one with thirty goes where they say. Of 0.001, 0.25, 0.5, 1 and 2 the
+            default had the lowest log-loss on open sounds' validation recordings in two folds by package.
 
     Raises ValueError for what `metrics.checked` refuses, and where no clip has a label.
     """

@@ -23,8 +23,9 @@ COMPARED = ("mAP", "specific_top_3")  # what differences are taken of
 class Difference:
     """Difference in a metric of two experiments over the seeds that both have.
 
-    std, seed_interval: sample standard deviation and interval over seeds; None with a single seed.
-    source_interval: None without an evaluation of every run.
+    Attributes:
+        std, seed_interval: sample standard deviation and interval over seeds; None with a single seed.
+        source_interval: None without an evaluation of every run.
     """
 
     first: str
@@ -40,8 +41,9 @@ class Difference:
 def compare(folder: Path, data: str | None = None, baselines: Sequence[str] = ()) -> tuple[Comparison, dict[Path, str]]:
     """The comparison of the runs in `folder`, and a line for each left out as unfinished, unevaluated or unreadable.
 
-    data: stem of the file they were evaluated on, needed only where they were evaluated on several.
-    baselines: experiments that the others are compared with, see `Comparison.base`; without any, each two.
+    Args:
+        data: stem of the file they were evaluated on, needed only where they were evaluated on several.
+        baselines: experiments that the others are compared with, see `Comparison.base`; without any, each two.
 
     Raises ValueError where there is nothing to compare, or the runs' numbers are of different clips.
     """
@@ -77,7 +79,8 @@ def compare(folder: Path, data: str | None = None, baselines: Sequence[str] = ()
 class Comparison:
     """Runs of several experiments and seeds, all evaluated on the same clips.
 
-    baselines: experiments that the differences are taken from, see `base`; without any, each two are compared.
+    Attributes:
+        baselines: experiments that the differences are taken from, see `base`; without any, each two are compared.
     """
 
     folder: Path

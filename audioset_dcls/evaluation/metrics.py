@@ -154,7 +154,10 @@ def d_prime(auc: float) -> float:
 def precision_recall_curve(target: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
     """Precision and recall of one class at each threshold that gains a positive, recall rising.
 
-    target, score: (N,). The steps under these points sum to the class's AP. Raises ValueError without positives.
+    Args:
+        target, score: (N,). The steps under these points sum to the class's AP.
+
+    Raises ValueError without positives.
     """
     truth, values = with_positives(*checked(np.asarray(target)[:, None], np.asarray(score)[:, None]))
     positives = np.sort(values[truth])

@@ -25,9 +25,12 @@ def length_name(seconds: float | None) -> str:
 class Predictions:
     """Scores of N clips in C classes, for whole clips and for cut ones.
 
-    clips: N names, each clip once. labels: C display names. targets: bool (N, C). scores: float32 (N, C), by length:
-    "full" and, for clips cut to their first seconds, "5 s", "2 s", ... sources: N, e.g. package or repository, or None
-    if they are not known.
+    Attributes:
+        clips: N names, each clip once.
+        labels: C display names.
+        targets: bool (N, C).
+        scores: float32 (N, C), by length: "full" and, for clips cut to their first seconds, "5 s", "2 s", ...
+        sources: N, e.g. package or repository, or None if they are not known.
 
     Raises ValueError if the shapes differ or a score is not finite, naming the clip and the class.
     """

@@ -35,8 +35,10 @@ PERCENT = ("mAP", *SPECIFIC, "micro_mAP", "lwlrap", "AP")
 class Report:
     """An evaluation with what it was of.
 
-    about: facts to store beside the numbers and to show, e.g. model, data, command. train_counts: of each of the C
-    classes the number of training clips, if it is known. sounds: MP3 files of clips by index, to play in the page.
+    Attributes:
+        about: facts to store beside the numbers and to show, e.g. model, data, command.
+        train_counts: of each of the C classes the number of training clips, if it is known.
+        sounds: MP3 files of clips by index, to play in the page.
     """
 
     summary: Summary

@@ -19,7 +19,8 @@ _SECONDS = 30  # of a clip
 def mistake_sounds(summary: Summary, data: ClipFile, limit: int = LIMIT) -> dict[int, bytes]:
     """MP3 files of clips of `data` by index, the worst mistakes first, `limit` bytes at most in all.
 
-    data: the file that `summary` is of. A clip's first 30 s are kept.
+    Args:
+        data: the file that `summary` is of. A clip's first 30 s are kept.
     """
     kinds = [most_confident(summary, positives)[0].tolist() for positives in (False, True)]
     clips = dict.fromkeys(clip for clip in chain(*zip_longest(*kinds)) if clip is not None)

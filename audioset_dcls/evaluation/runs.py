@@ -35,8 +35,11 @@ _MOST_RESAMPLES = 1_000_000
 class Run:
     """One training run: its numbers, the clips they were taken from, and bootstrap samples of some of the numbers.
 
-    clips, clip_hash: None where only the training's own validation is known and says nothing of them. task: hash of
-    the clips and targets in their order. resampled: by metric, (resamples,). curve: (epoch, validation mAP) pairs.
+    Attributes:
+        clips, clip_hash: None where only the training's own validation is known and says nothing of them.
+        task: hash of the clips and targets in their order.
+        resampled: by metric, (resamples,).
+        curve: (epoch, validation mAP) pairs.
     """
 
     experiment: str

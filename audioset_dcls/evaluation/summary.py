@@ -24,10 +24,13 @@ METRICS = ("mAP", *SPECIFIC, "micro_mAP", "AUC", "d_prime", "lwlrap")
 class Summary:
     """Metrics by length, and per class, of the classes that have positives.
 
-    overall: `overall[length][metric]`. resampled: (resamples,) bootstrap samples of the whole clips' mAP and specific
-    top hits, and `overall_intervals` their 95 % intervals, by metric. The bootstrap draws sources if they are known,
-    else clips. classes: indices of the evaluated ones, which the per-class arrays are in the order of: positives,
-    average_precision by length, intervals (K, 2) and area_under_roc of whole clips, NaN if every clip is a positive.
+    Attributes:
+        overall: `overall[length][metric]`.
+        resampled: (resamples,) bootstrap samples of the whole clips' mAP and specific top hits, and `overall_intervals`
+            their 95 % intervals, by metric. The bootstrap draws sources if they are known, else clips.
+        classes: indices of the evaluated ones, which the per-class arrays are in the order of: positives,
+            average_precision by length, intervals (K, 2) and area_under_roc of whole clips, NaN if every clip is a
+            positive.
     """
 
     predictions: Predictions

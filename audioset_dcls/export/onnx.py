@@ -85,9 +85,10 @@ def export(
     sigmoid probabilities, "embedding" (batch, D), "log_mel" (batch, 1, 128, frames); ask for those you need.
     Metadata: "labels" (JSON), "sample_rate", "model" (JSON), "precision" and all of the checkpoint's own metadata.
 
-    precision: "float16" stores large weights in half the bytes and computes in float32; "int8" computes 1 x 1
-        convolutions and matrix products in 8 bits, calibrated (static) or not (dynamic), whichever loses less.
-    recordings: audio files to calibrate int8 with and to measure the loss on.
+    Args:
+        precision: "float16" stores large weights in half the bytes and computes in float32; "int8" computes 1 x 1
+            convolutions and matrix products in 8 bits, calibrated (static) or not (dynamic), whichever loses less.
+        recordings: audio files to calibrate int8 with and to measure the loss on.
 
     The model is left as it is. The file appears whole or not at all. Raises ValueError for an unknown precision, for
     int8 without recordings and for a model whose classes have no names.

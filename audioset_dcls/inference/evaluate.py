@@ -42,10 +42,13 @@ def evaluate(
 ) -> tuple[Report, Path] | None:
     """Evaluate one tagger at full length and cut to 5, 2 and 1 s; returns the report and the folder it was written to.
 
-    model_path: an `.onnx` tagger or whatever `load_checkpoint` takes. output: by default beside the model,
-    `<model>-on-<data>`. train_data: HDF5 files it was trained on, to set the AP against the number of training clips;
-    by default the counts are taken from the checkpoint, where it has them. Started by torchrun, the processes share the
-    clips, and all but the first return None.
+    Args:
+        model_path: an `.onnx` tagger or whatever `load_checkpoint` takes.
+        output: by default beside the model, `<model>-on-<data>`.
+        train_data: HDF5 files it was trained on, to set the AP against the number of training clips; by default the
+            counts are taken from the checkpoint, if it has them.
+
+    Started by torchrun, the processes share the clips, and all but the first return None.
 
     Raises ValueError and OSError as `predict` does, and ValueError where no class has a positive.
     """

@@ -31,7 +31,9 @@ _MOST_COLUMNS = 5  # of panels side by side
 def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> list[Path]:
     """Write kernels.png, spectra.png, receptive_field.png and, with DCLS, positions.png into `output`; returns paths.
 
-    recordings: the receptive field is the mean over these, or over 16 clips of white noise where there are none.
+    Args:
+        recordings: the receptive field is the mean over these, or over 16 clips of white noise where there are none.
+
     Raises OSError, CheckpointError and AudioError for what cannot be read.
     """
     model = load_checkpoint(checkpoint)

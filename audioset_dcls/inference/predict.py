@@ -47,7 +47,10 @@ def predict(
 ) -> tuple[list[str], NDArray[np.bool_], NDArray[np.float32]]:
     """Names (N), targets (N, C) and scores (N, C) of a file's clips, cut to their first `seconds` if given.
 
-    model_path: an `.onnx` tagger or whatever `load_checkpoint` takes. device: "cuda" where there is one by default.
+    Args:
+        model_path: an `.onnx` tagger or whatever `load_checkpoint` takes.
+        device: "cuda" where there is one by default.
+
     Where torch.distributed is initialised each process scores its share, and all return the whole.
 
     Raises ValueError where the model lacks a class of the data or a score is not finite (ClipFileError and

@@ -34,15 +34,19 @@ class TaggingModule(L.LightningModule):
     A batch with "teacher": (B, C) scores in [0, 1] is distilled from as well, and one with "embedding": (B, D) has the
     teacher's pooled embedding matched by a linear map of the model's. That map is no part of the model.
 
-    labels: display names of the C classes, kept in the checkpoints.
-    optimizer: arguments of `create_optimizer`; schedule: of the learning rate.
-    augment: the settings of augmentation, mixup and label smoothing; the reference's by default.
-    distill: what is learned from a teacher. embedding_size: D, the width of its embedding.
-    repulsion: weight of the DCLS layers' repulsive loss (thesis 3.9).
-    freeze_batch_norm: batch norms keep the statistics that the model came with; their scales and biases still learn.
-    compile: run the model through torch.compile.
-    seed: with the epoch, the batch and the process it gives each step's random numbers, so that a resumed run, and one
-        on more processes, draw the same ones.
+    Args:
+        labels: display names of the C classes, kept in the checkpoints.
+        optimizer: arguments of `create_optimizer`.
+        schedule: of the learning rate.
+        augment: the settings of augmentation, mixup and label smoothing; the reference's by default.
+        distill: what is learned from a teacher.
+        embedding_size: D, the width of its embedding.
+        repulsion: weight of the DCLS layers' repulsive loss (thesis 3.9).
+        freeze_batch_norm: batch norms keep the statistics that the model came with; their scales and biases still
+            learn.
+        compile: run the model through torch.compile.
+        seed: with the epoch, the batch and the process it gives each step's random numbers, so that a resumed run, and
+            one on more processes, draw the same ones.
     """
 
     def __init__(

@@ -91,8 +91,9 @@ def restore_rows(logger: CSVLogger, kept: Path, step: int) -> None:
 def check_settings(folder: Path, settings: Any, finished_epochs: float | None) -> None:
     """Raises ValueError if the folder holds a run with other settings.
 
-    finished_epochs: of the checkpoint to go on from, None if there is none. `epochs` and `decay_epochs` may differ as
-    long as the learning rate has not begun to decay.
+    Args:
+        finished_epochs: of the checkpoint to go on from, None if there is none. `epochs` and `decay_epochs` may differ
+            as long as the learning rate has not begun to decay.
     """
     stored = folder / "config.yaml"
     if not stored.exists():

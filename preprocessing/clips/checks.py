@@ -22,8 +22,11 @@ _LONGEST_TEXT = 4096  # bytes of a name
 def dataset(file: h5py.File, name: str, kinds: str, dimensions: int, rows: int | None = None) -> h5py.Dataset:
     """The dataset of that name, checked before anything of it is read.
 
-    kinds: numpy's letters of the types that are allowed, "S" for texts of fixed length. rows: the length that it must
-    have. Raises KeyError if it is missing.
+    Args:
+        kinds: numpy's letters of the types that are allowed, "S" for texts of fixed length.
+        rows: the length that it must have.
+
+    Raises KeyError if it is missing.
     """
     link = file.get(name, getlink=True)
     if link is None:

@@ -32,7 +32,8 @@ _NOT_AUDIO = (".json", ".txt", ".csv", ".tsv", ".md", ".vtt", ".srt", ".jpg", ".
 class Segments:
     """A segment list: class indices and, if it has them, (start, end) in seconds of each video id, in its order.
 
-    repeated: the ids it has more than once.
+    Attributes:
+        repeated: the ids it has more than once.
     """
 
     classes: dict[str, tuple[int, ...]]

@@ -37,8 +37,10 @@ _log = logging.getLogger(__name__)
 class Decoded:
     """The clips of one file, as HDF5 chunks: one is held here, several lie one after another in the file `spool`.
 
-    starts, lengths: of each clip in the file and without padding, in samples. sizes: of the chunks, in bytes.
-    change: CUT into several clips, a SEGMENT taken out, SHORTENED to the first 10 s, or "".
+    Attributes:
+        starts, lengths: of each clip in the file and without padding, in samples.
+        sizes: of the chunks, in bytes.
+        change: CUT into several clips, a SEGMENT taken out, SHORTENED to the first 10 s, or "".
     """
 
     starts: list[int]
@@ -65,7 +67,10 @@ class Decoded:
 def decode_excerpts(source: str | Path | bytes, part: Part, compression: str | None, folder: str) -> Decoded:
     """The clips that `part` of a source is made into. Memory does not grow with its length.
 
-    folder: where a spool goes. Raises AudioError for what cannot be decoded, OSError (ENOSPC, EDQUOT) for a full disk.
+    Args:
+        folder: where a spool goes.
+
+    Raises AudioError for what cannot be decoded, OSError (ENOSPC, EDQUOT) for a full disk.
     """
     if part == ALL:
         clips = cut(source)

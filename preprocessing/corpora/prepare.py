@@ -54,8 +54,9 @@ _MOST_LISTED = 50  # classes; of more the extremes are told
 class Prepared:
     """The summary of a run.
 
-    changes: how many files were CUT, and into how many CUT_CLIPs; of how many a SEGMENT was taken, and how many were
-    SHORTENED to their first 10 s.
+    Attributes:
+        changes: how many files were CUT, and into how many CUT_CLIPs; of how many a SEGMENT was taken, and how many
+            were SHORTENED to their first 10 s.
     """
 
     path: Path

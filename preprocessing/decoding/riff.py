@@ -25,9 +25,11 @@ _MAX_CHUNKS = 1000
 class WavSamples(NamedTuple):
     """Where a WAV file's samples are, and how to read them.
 
-    offset, size: bytes in the file. declared: bytes that the header says, beyond the file's end if that was cut off,
-        or None if it does not say. wrapped: whether the size has more than the header's 32 bits.
-    subtype: libsndfile's name of the encoding, or None for one that has no frames of fixed size.
+    Attributes:
+        offset, size: bytes in the file.
+        declared: bytes that the header says, beyond the file's end if that was cut off, or None if it does not say.
+        wrapped: whether the size has more than the header's 32 bits.
+        subtype: libsndfile's name of the encoding, or None for one that has no frames of fixed size.
     """
 
     offset: int

@@ -29,7 +29,8 @@ class AudioError(ValueError):
 class Note(NamedTuple):
     """What the user should know of a recording that was decoded all the same; the text is one line without its name.
 
-    misplaced: sound is missing, and how much is unknown: times after it are earlier than in the recording.
+    Attributes:
+        misplaced: sound is missing, and how much is unknown: times after it are earlier than in the recording.
     """
 
     text: str
@@ -56,9 +57,10 @@ class Span(NamedTuple):
 class Findings:
     """What a decoder learns about a file while it decodes.
 
-    declared: seconds that the file says to last, from its time zero.
-    damaged: packets that could not be decoded.
-    uncertain: sound follows damage in a format without time stamps, so its time was estimated.
+    Attributes:
+        declared: seconds that the file says to last, from its time zero.
+        damaged: packets that could not be decoded.
+        uncertain: sound follows damage in a format without time stamps, so its time was estimated.
     """
 
     declared: float | None = None

@@ -27,7 +27,8 @@ def class_coverage(files: Sequence[ClipFile], excluded: Collection[str] = ()) ->
     A clip has a class if it is labelled with it, or if the teacher's score stored beside it is above 0.5. Clips whose
     source is not known (`ClipFile.sources`) are sources of their own.
 
-    excluded: names of clips that do not count.
+    Args:
+        excluded: names of clips that do not count.
     """
     clips = np.zeros(len(files[0].labels), np.int64)
     unnamed = np.zeros_like(clips)

@@ -42,10 +42,11 @@ class Request(NamedTuple):
 class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     """The clips of one or more files, a batch at a time: `dataset[Request([5, 0, 7])]`.
 
-    clip_seconds: None for whole clips, which must then be equally long in all files.
-    lengths: whether batches have a `length`, int64 (B,): where the zeros begin that pad a clip, if the files tell that
-        of any. Otherwise batches are for training: such a clip is repeated up to the longest one of its batch, and
-        the batch ends there: zeros would teach silence.
+    Args:
+        clip_seconds: None for whole clips, which must then be equally long in all files.
+        lengths: whether batches have a `length`, int64 (B,): where the zeros begin that pad a clip, if the files tell
+            that of any. Otherwise batches are for training: such a clip is repeated up to the longest one of its batch,
+            and the batch ends there: zeros would teach silence.
 
     Raises ClipFileError for files that cannot be read or differ in their labels, clips shorter than `clip_seconds`, and
     clips that the teacher has not scored.
@@ -178,8 +179,11 @@ def empty_batch(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
 def workers_that_fit(workers: int, batch_bytes: int, processes: int = 1) -> int:
     """`workers`, or fewer if there are fewer cores, or if shared memory has no room for what they read ahead.
 
-    batch_bytes: of one batch. processes: of this machine that have so many workers each. A lack of shared memory, of
-    which a container has 64 MB by default, is logged.
+    Args:
+        batch_bytes: of one batch.
+        processes: of this machine that have so many workers each.
+
+    A lack of shared memory, of which a container has 64 MB by default, is logged.
     """
     workers = min(workers, max(usable_cores() // processes, 1))
     if not workers or not _SHARED_MEMORY.is_dir():

@@ -14,9 +14,10 @@ from audioset_dcls.training.module import TaggingModule
 class WeightAverage(WeightAveraging):
     """Averaged weights, used in validation and saved as the checkpoints' "state_dict".
 
-    decay: of the exponential moving average, e.g. 0.999; it starts lower, (1 + n) / (10 + n) after n steps, so that the
-        random first weights are forgotten. None: the plain mean of all steps.
-    start: share of the training after which averaging begins; before, the average is the current weights.
+    Args:
+        decay: of the exponential moving average, e.g. 0.999; it starts lower, (1 + n) / (10 + n) after n steps, so that
+            the random first weights are forgotten. None: the plain mean of all steps.
+        start: share of the training after which averaging begins; before, the average is the current weights.
     """
 
     def __init__(self, decay: float | None = 0.999, start: float = 0.0) -> None:

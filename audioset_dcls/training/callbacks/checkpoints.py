@@ -46,7 +46,8 @@ class CheckpointFile(TorchCheckpointIO):
 class Checkpoints(Callback):
     """`last.ckpt` every so many steps and after each epoch, `best.ckpt` whenever the validation's mAP rises.
 
-    every_n_steps: optimiser steps between two saves inside an epoch; 0 saves after epochs only.
+    Args:
+        every_n_steps: optimiser steps between two saves inside an epoch; 0 saves after epochs only.
     """
 
     def __init__(self, folder: Path, every_n_steps: int = 0) -> None:

@@ -25,7 +25,9 @@ class PositionStatistics(Callback):
     positions/<layer>/deviation: mean standard deviation (Gauss) or half width (triangle), in cells.
     positions/<layer>/border: share of elements within half a cell of the border (thesis 2.11): where it grows, the
         kernel is too small or the positions' learning rate too high.
-    every_n_steps: optimiser steps between two rows inside an epoch; 0 writes after epochs only.
+
+    Args:
+        every_n_steps: optimiser steps between two rows inside an epoch; 0 writes after epochs only.
     """
 
     def __init__(self, every_n_steps: int = 0) -> None:

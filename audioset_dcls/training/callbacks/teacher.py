@@ -22,9 +22,11 @@ from preprocessing.log_mel import LogMel
 class Teacher(Callback):
     """Scores each training batch as it is made: adds "teacher", (B, C), and "embedding", (B, D), where it has one.
 
-    source: what `load_checkpoint` takes, or an ONNX or TorchScript file from waveform, float32 (B, samples) in [-1, 1]
-        at 32 kHz, to scores in [0, 1] (B, C) and, optionally, a pooled embedding (B, D). Of an ONNX file's outputs
-        "scores" is taken, else the first, and "embedding"; of a TorchScript file's the first and the second.
+    Args:
+        source: what `load_checkpoint` takes, or an ONNX or TorchScript file from waveform, float32 (B, samples) at
+            32 kHz within ±1, to scores in [0, 1] (B, C) and, optionally, a pooled embedding (B, D). Of an ONNX file's
+            outputs "scores" is taken, else the first, and "embedding"; of a TorchScript file's the first and the
+            second.
     """
 
     def __init__(self, source: str | Path) -> None:

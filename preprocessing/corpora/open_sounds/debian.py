@@ -22,8 +22,9 @@ from preprocessing.files import sha256_of
 class Packages:
     """Unpacks packages, one at a time, below the folder `work`; their copyright notices are kept in `copyright`.
 
-    given: a folder of `PACKAGE_*.deb` files or unpacked packages `PACKAGE/usr/...`; what it lacks comes from apt.
-    say: is told what the user should know.
+    Attributes:
+        given: a folder of `PACKAGE_*.deb` files or unpacked packages `PACKAGE/usr/...`; what it lacks comes from apt.
+        say: is told what the user should know.
     """
 
     work: Path

@@ -44,7 +44,8 @@ class GoneError(OpenSoundsError):
 class Repositories:
     """Checks out repositories, one at a time, below the folder `work`.
 
-    url: what comes before `/owner/name`, e.g. `https://github.com` or `file:///srv/git`.
+    Attributes:
+        url: what comes before `/owner/name`, e.g. `https://github.com` or `file:///srv/git`.
     """
 
     work: Path

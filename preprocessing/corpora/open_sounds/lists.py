@@ -52,11 +52,12 @@ class Repository:
 class Recording:
     """A clip to be: `path` inside its package or repository, `start` to `end` in seconds.
 
-    path: `OUTER!INNER` for a member of a container.
-    labels: AudioSet display names; none if the recording is unlabelled.
-    teacher: float16 (527,) scores.
-    sha256: of the source file, "" if the list has none.
-    member, member_sha256: of the recording in the tars of the second corpus, "" in the other lists.
+    Attributes:
+        path: `OUTER!INNER` for a member of a container.
+        labels: AudioSet display names; none if the recording is unlabelled.
+        teacher: float16 (527,) scores.
+        sha256: of the source file, "" if the list has none.
+        member, member_sha256: of the recording in the tars of the second corpus, "" in the other lists.
     """
 
     origin: str

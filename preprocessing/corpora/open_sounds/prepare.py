@@ -60,11 +60,12 @@ def prepare_open_sounds(
 ) -> Report:
     """Make the corpus in the folder `output`; what is already there is kept, what is begun goes on.
 
-    packages: folder of `PACKAGE_*.deb` files or unpacked packages `PACKAGE/usr/...`; what it lacks comes from apt.
-    tars: folder of tars with the recordings of the repositories, in place of the repositories.
-    core: only 102 packages that bring most for their size: 2.3 GB instead of 9.1 GB to download.
-    repositories_url: git fetches from `repositories_url/OWNER/NAME`.
-    say: is told, before anything is done, what it takes, and then what happens.
+    Args:
+        packages: folder of `PACKAGE_*.deb` files or unpacked packages `PACKAGE/usr/...`; what it lacks comes from apt.
+        tars: folder of tars with the recordings of the repositories, in place of the repositories.
+        core: only 102 packages that bring most for their size: 2.3 GB instead of 9.1 GB to download.
+        repositories_url: git fetches from `repositories_url/OWNER/NAME`.
+        say: is told, before anything is done, what it takes, and then what happens.
 
     Raises OpenSoundsError if the disk is too small or the lists are missing and, when all the rest is done, if packages
     or repositories could not be had. Repositories that are gone for good are left out, and the report says so.

@@ -35,7 +35,8 @@ class Tars:
     def decode(self, recording: Recording, root: Path) -> np.ndarray:
         """float32 (samples,) at 32 kHz. Raises AudioError; KeyError without the member, ValueError if it differs.
 
-        root: unused; the recording lies in the tars.
+        Args:
+            root: unused; the recording lies in the tars.
         """
         path, offset, size = self._at[recording.member]
         with path.open("rb") as file:

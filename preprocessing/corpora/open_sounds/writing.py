@@ -40,9 +40,10 @@ class Sound:
 class Job:
     """What is fetched at once: a package, a repository.
 
-    open: the folder with the job's files, as long as its block lasts; raises OpenSoundsError if it cannot be had.
-    sounds: of each output file, by name, in order.
-    size: in bytes, for the progress bar.
+    Attributes:
+        open: the folder with the job's files, as long as its block lasts; raises OpenSoundsError if it cannot be had.
+        sounds: of each output file, by name, in order.
+        size: in bytes, for the progress bar.
     """
 
     name: str
@@ -71,8 +72,9 @@ def write_files(
 ) -> Report:
     """Write the sounds of the jobs into `files`, by name; a file is finished if none of its jobs is missing.
 
-    sources: the string that tells a file's contents from others.
-    advance: is told a job's name and the bytes that are done.
+    Args:
+        sources: the string that tells a file's contents from others.
+        advance: is told a job's name and the bytes that are done.
     """
     report = Report()
     with ExitStack() as stack:
