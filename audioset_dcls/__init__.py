@@ -5,10 +5,10 @@ What is named here is imported at first use: tagging with an exported model neve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import preprocessing  # noqa: F401 - turns ONNX Runtime's telemetry off before another library imports it
-from preprocessing.lazy import exports
 
 if TYPE_CHECKING:
     from audioset_dcls.models.checkpoint import load_checkpoint
@@ -17,11 +17,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Tagger", "create_model", "load_checkpoint"]
-__getattr__, __dir__ = exports(
-    __name__,
-    {
-        "audioset_dcls.models.checkpoint": ("load_checkpoint",),
-        "audioset_dcls.models.trunks": ("create_model",),
-        "audioset_dcls.tagging.tagger": ("Tagger",),
-    },
-)
+
+_WHERE = {
+    "Tagger": "audioset_dcls.tagging.tagger",
+    "create_model": "audioset_dcls.models.trunks",
+    "load_checkpoint": "audioset_dcls.models.checkpoint",
+}
+
+
+# Not by preprocessing.lazy: where `preprocessing` is a stranger's, audioset_dcls.commands must come to say so.
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    rooms = ("dcls", "evaluation", "export", "inference", "models", "tagging", "training")
+    return sorted({*globals(), *__all__, *rooms})
