@@ -41,10 +41,15 @@ def _check_name(name: Any, key: str) -> None:
     architecture = name.split(".")[0] if isinstance(name, str) and re.fullmatch(r"\w{1,64}(\.\w{1,64})?", name) else ""
     known = [model for family in FAMILIES for model in timm.list_models(module=family.rsplit(".", 1)[1])]
     if architecture not in known and name not in efficientat.WIDTHS:
+        families = "; ".join([*FAMILIES.values(), ", ".join(efficientat.WIDTHS)])
+        if timm.is_model(architecture):
+            raise ValueError(
+                f"{name}: timm has it, but its family has no stem for spectrograms here; known are {families}. For DCLS in "
+                "a model of another kind see replace_depthwise"
+            )
         close = difflib.get_close_matches(architecture, [*known, *efficientat.WIDTHS], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
-        families = "; ".join([*FAMILIES.values(), ", ".join(efficientat.WIDTHS)])
-        raise ValueError(f"no audio stem is known for {reprlib.repr(name)}; known are {families}{hint}")
+        raise ValueError(f"{reprlib.repr(name)} is no trunk; known are {families}{hint}")
 
 
 # Option of `create_model` that a checkpoint stores -> check of its value. Nothing else may come from a file: timm would

@@ -178,7 +178,7 @@ def test_truncated_files(model: AudioTagger, tmp_path: Path, suffix: str, kept: 
         ({"audioset_dcls": {"version": 1}}, "damaged: it has no entry 'state_dict'"),
         (
             {"audioset_dcls": {"version": 1, "model": {"name": "x"}, "labels": None, "metadata": {}}, "state_dict": {}},
-            "no audio stem is known for 'x'",
+            "'x' is no trunk",
         ),
     ],
 )
