@@ -44,8 +44,8 @@ def _check_name(name: Any, key: str) -> None:
         families = "; ".join([*FAMILIES.values(), ", ".join(efficientat.WIDTHS)])
         if timm.is_model(architecture):
             raise ValueError(
-                f"{name}: timm has it, but its family has no stem for spectrograms here; known are {families}. For DCLS in "
-                "a model of another kind see replace_depthwise"
+                f"{name}: timm has it, but its family has no stem for spectrograms; known are {families}. For DCLS "
+                "in a model of another kind see replace_depthwise"
             )
         close = difflib.get_close_matches(architecture, [*known, *efficientat.WIDTHS], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""

@@ -134,7 +134,7 @@ def test_other_trunks_are_refused_with_the_known_ones(name: str) -> None:
 
 
 def test_a_misspelt_trunk_gets_a_proposal() -> None:
-    with pytest.raises(ValueError, match="resnet50: timm has it, but its family has no stem for spectrograms here"):
+    with pytest.raises(ValueError, match="resnet50: timm has it, but its family has no stem for spectrograms"):
         create_model("resnet50")
     with pytest.raises(ValueError, match="did you mean convnext_tiny"):
         create_model("convnext_tny")
