@@ -26,6 +26,8 @@ _INTERRUPTED = 128
 
 def main() -> None:
     """What sounds in recordings."""
+    from audioset_dcls.tagging.writers import FORMATS
+
     parser = create_parser(
         "dcls-tag",
         "Tag recordings: which of AudioSet's 527 sounds are in them, and with --timeline when. "
@@ -46,7 +48,7 @@ def main() -> None:
         "--format",
         default="table",
         metavar="NAME,...",
-        help="table, json, jsonl, csv, audacity, raven, parquet; several with -o (default: table)",
+        help=f"{', '.join(FORMATS)}; several with -o (default: table)",
     )
     write.add_argument("-o", "--output", type=Path, metavar="DIR", help="write files there (default: to stdout)")
     write.add_argument(

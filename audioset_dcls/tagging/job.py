@@ -23,7 +23,8 @@ from audioset_dcls.tagging.journal import FolderRemovedError, Journal, file_stat
 from audioset_dcls.tagging.recordings import STDIN, Found, Recording, flat_names
 from audioset_dcls.tagging.results import Failure, OneChannel, Options, Result
 from audioset_dcls.tagging.tagger import Tagger
-from audioset_dcls.tagging.writers import FORMATS, TEXT_FORMATS, Record, clock, record_of, suffix_of, write_file
+from audioset_dcls.tagging.writers import FORMATS
+from audioset_dcls.tagging.writers.formats import Record, clock
 from preprocessing.audio import AudioError, channel_count, iter_audio
 from preprocessing.files import atomic_write, sha256_of
 from preprocessing.terminal import show
@@ -71,8 +72,9 @@ class Outputs:
         if self.folder is None:
             if len(self.formats) != 1:
                 raise UsageError("several formats need a folder to go to: add -o DIR")
-            if self.formats == ("parquet",) or self.separate or self.embeddings:
-                what = "parquet" if "parquet" in self.formats else "--separate" if self.separate else "--embeddings"
+            is_text = FORMATS[self.formats[0]].render is not None
+            if not is_text or self.separate or self.embeddings:
+                what = self.formats[0] if not is_text else "--separate" if self.separate else "--embeddings"
                 raise UsageError(f"{what} needs a folder to write to: add -o DIR")
 
 
@@ -116,7 +118,7 @@ def run(
     Raises UsageError, JournalError, and OSError if the output cannot be written at all.
     """
     stdout, stderr = stdout or sys.stdout, stderr or sys.stderr
-    if outputs.folder is None and TEXT_FORMATS[outputs.formats[0]].events_only and len(found.recordings) > 1:
+    if outputs.folder is None and FORMATS[outputs.formats[0]].events_only and len(found.recordings) > 1:
         raise UsageError(f"{outputs.formats[0]} is one file a recording: add -o DIR")
     summary = Summary(failures=list(found.problems))
     for problem in found.problems:
@@ -134,7 +136,9 @@ def _to_stdout(work: _Run, stdout: TextIO) -> None:
     outputs = work.outputs
     with closing(work.tag(work.recordings)) as tagged:
         records = (record for _, records in tagged for record in records)
-        for text in TEXT_FORMATS[outputs.formats[0]].render(records, outputs.timeline):
+        render = FORMATS[outputs.formats[0]].render
+        assert render is not None  # `Outputs` refuses the others
+        for text in render(records, outputs.timeline):
             stdout.write(text)
             stdout.flush()
 
@@ -169,7 +173,7 @@ def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
             continue
         paths = (recording.path for recording in work.recordings if recording.path in journal)
         records = (record for entry in journal.records(paths) for record in entry["channels"])
-        write_file(folder / f"{COMBINED}{suffix_of(name)}", name, records, work.outputs.timeline)
+        FORMATS[name].write(folder / f"{COMBINED}{FORMATS[name].suffix}", records, work.outputs.timeline)
 
 
 def _fingerprint(work: _Run) -> dict[str, Any]:
@@ -222,7 +226,7 @@ class _Run:
         self._flat_names = flat_names(self.recordings) if outputs.plot and outputs.folder is None else {}
 
     def one_a_recording(self, name: str) -> bool:
-        return self.outputs.separate or (name in TEXT_FORMATS and TEXT_FORMATS[name].events_only)
+        return self.outputs.separate or FORMATS[name].events_only
 
     def say(self, line: str) -> None:
         if not self._quiet:
@@ -252,7 +256,7 @@ class _Run:
                 self._fail(outcome.message)
                 return []
         results = [outcome for outcome in channels if isinstance(outcome, Result)]
-        records = [record_of(result, self.options) for result in results]
+        records = [result.to_dict(self.options.top, self.options.threshold) for result in results]
         for number, (record, result) in enumerate(zip(records, results, strict=True), 1):
             if not self._write_own_files(recording, record, result, number):
                 return []
@@ -348,7 +352,7 @@ class _Run:
         base = (outputs.folder or Path()) / (_channel_name(name, channel) if self.each_channel else name)
         for name in outputs.formats:
             if outputs.folder is not None and self.one_a_recording(name):
-                write_file(base.with_name(base.name + suffix_of(name)), name, [record], outputs.timeline)
+                FORMATS[name].write(base.with_name(base.name + FORMATS[name].suffix), [record], outputs.timeline)
         if outputs.embeddings:
             with atomic_write(base.with_name(f"{base.name}.npy")) as unfinished, unfinished.open("wb") as file:
                 np.save(file, np.asarray(result.embeddings))

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from audioset_dcls.tagging.writers import COLUMNS, FORMATS, TEXT_FORMATS, clock, write_file
+from audioset_dcls.tagging.writers import FORMATS
+from audioset_dcls.tagging.writers.formats import COLUMNS, clock
 
 LABEL = "Livestock, farm animals, working animals"
 FILE = 'a "b", c\nd\té.wav'
@@ -31,7 +32,9 @@ RECORDS: list[dict[str, Any]] = [
 
 
 def text(name: str, timeline: bool, records: list[dict[str, Any]] = RECORDS) -> str:
-    return "".join(TEXT_FORMATS[name].render(iter(records), timeline))
+    render = FORMATS[name].render
+    assert render is not None
+    return "".join(render(iter(records), timeline))
 
 
 @pytest.mark.parametrize("timeline", [False, True])
@@ -47,7 +50,7 @@ def test_json(timeline: bool) -> None:
 @pytest.mark.parametrize("timeline", [False, True])
 def test_csv_and_parquet_hold_the_same_rows(timeline: bool, tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(text("csv", timeline), newline="")))
-    write_file(tmp_path / "tags.parquet", "parquet", RECORDS, timeline)
+    FORMATS["parquet"].write(tmp_path / "tags.parquet", RECORDS, timeline)
     table = pq.read_table(tmp_path / "tags.parquet").to_pylist()
     assert len(rows) == len(table) == 2
     for row, other in zip(rows, table, strict=True):
@@ -103,6 +106,6 @@ def test_a_failed_write_leaves_what_was_there(name: str, tmp_path: Path) -> None
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_file(path, name, records(), False)
+        FORMATS[name].write(path, records(), False)
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["tags"]

@@ -1,0 +1,31 @@
+"""JSON: an object a recording, in one array or one a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from audioset_dcls.tagging.writers.formats import Format, Record
+from preprocessing.terminal import json_text
+
+
+def _array(records: Iterable[Record], timeline: bool) -> Iterator[str]:
+    separator = "[\n"
+    for record in records:
+        yield separator + _object(record, timeline)
+        separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"
+
+
+def _lines(records: Iterable[Record], timeline: bool) -> Iterator[str]:
+    for record in records:
+        yield _object(record, timeline) + "\n"
+
+
+def _object(record: Record, timeline: bool) -> str:
+    shown = ("file", "duration", "tags", "events") if timeline else ("file", "duration", "tags")
+    return json_text(json.dumps({key: record[key] for key in shown}, ensure_ascii=False))
+
+
+JSON = Format(".json", _array)
+JSON_LINES = Format(".jsonl", _lines)
