@@ -23,8 +23,10 @@ from audioset_dcls.tagging.journal import FolderRemovedError, Journal, file_stat
 from audioset_dcls.tagging.recordings import STDIN, Found, Recording, flat_names
 from audioset_dcls.tagging.results import Failure, OneChannel, Options, Result
 from audioset_dcls.tagging.tagger import Tagger
+from audioset_dcls.tagging.windows import window_warning
 from audioset_dcls.tagging.writers import FORMATS
-from audioset_dcls.tagging.writers.formats import Record, clock
+from audioset_dcls.tagging.writers.formats import Record, View, clock, specific
+from audioset_dcls.tagging.writers.summary import Totals
 from preprocessing.audio import AudioError, channel_count, iter_audio
 from preprocessing.files import atomic_write, sha256_of
 from preprocessing.terminal import show
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 
 EACH = "each"  # of the channels
 COMBINED = "tags"  # the combined files' name: tags.csv, tags.json, ...
-_LISTED = 20  # failures repeated at the end of a long run
+_LISTED = 20  # failures repeated at the end of a long run, classes in its table
+_LONG = 600.0  # s of audio: a single recording of that length gets the table, too
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # what keeps every other file from being written, too
 
 
@@ -52,6 +55,7 @@ class Outputs:
     separate: one file a recording in every format.
     embeddings: (windows, D) float32 as .npy. plot: a .png; without a `folder` in the current one, named after the
         recording, with its folders in the name if two are called the same.
+    all_levels: show people, too, the classes that others imply: "Animal" beside "Bark".
     """
 
     formats: tuple[str, ...] = ("table",)
@@ -60,6 +64,11 @@ class Outputs:
     timeline: bool = False
     embeddings: bool = False
     plot: bool = False
+    all_levels: bool = False
+
+    @property
+    def view(self) -> View:
+        return View(self.timeline, self.all_levels)
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.formats if name not in FORMATS]:
@@ -124,6 +133,8 @@ def run(
     for problem in found.problems:
         show(f"dcls-tag: {problem}", stderr)
     work = _Run(found, tagger, options, outputs, summary, quiet, stderr, each_channel, decoders)
+    if warning := window_warning(work.options.of(tagger).window, tagger.clip_seconds):
+        work.say(warning)
     if outputs.folder is None:
         _to_stdout(work, stdout)
     else:
@@ -135,10 +146,8 @@ def run(
 def _to_stdout(work: _Run, stdout: TextIO) -> None:
     outputs = work.outputs
     with closing(work.tag(work.recordings)) as tagged:
-        records = (record for _, records in tagged for record in records)
-        render = FORMATS[outputs.formats[0]].render
-        assert render is not None  # `Outputs` refuses the others
-        for text in render(records, outputs.timeline):
+        records = (work.counted(record) for _, records in tagged for record in records)
+        for text in FORMATS[outputs.formats[0]].text(records, outputs.view):
             stdout.write(text)
             stdout.flush()
 
@@ -161,6 +170,8 @@ def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
         finally:
             journal.check_folder()
             _write_combined(work, folder, journal)
+        for record in _records(work, journal):
+            work.counted(record)
     except BaseException:
         journal.close()
         raise
@@ -171,9 +182,18 @@ def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
     for name in work.outputs.formats:
         if work.one_a_recording(name):
             continue
-        paths = (recording.path for recording in work.recordings if recording.path in journal)
-        records = (record for entry in journal.records(paths) for record in entry["channels"])
-        FORMATS[name].write(folder / f"{COMBINED}{FORMATS[name].suffix}", records, work.outputs.timeline)
+        FORMATS[name].write(folder / combined_name(name), _records(work, journal), work.outputs.view)
+
+
+def _records(work: _Run, journal: Journal) -> Iterator[Record]:
+    """All that is done, in the order of the recordings."""
+    for entry in journal.records(recording.path for recording in work.recordings):
+        yield from entry["channels"]
+
+
+def combined_name(name: str) -> str:
+    """tags.csv for "csv"."""
+    return f"{COMBINED}{FORMATS[name].suffix}"
 
 
 def _fingerprint(work: _Run) -> dict[str, Any]:
@@ -186,6 +206,7 @@ def _fingerprint(work: _Run) -> dict[str, Any]:
         "window": settings.window,
         "hop": settings.hop,
         "threshold": settings.threshold,
+        "thresholds": dict(settings.thresholds or {}),
         "top": settings.top,
         "labels": settings.labels,
         "channel": EACH if work.each_channel else settings.channel,
@@ -193,6 +214,7 @@ def _fingerprint(work: _Run) -> dict[str, Any]:
         "files": [*own_formats, outputs.embeddings, outputs.plot],
         "common folder": work.root if own_formats or outputs.embeddings or outputs.plot else None,
         "timeline": outputs.timeline,
+        "all levels": outputs.all_levels,
     }
 
 
@@ -216,6 +238,7 @@ class _Run:
         self.options = replace(options, timeline=outputs.plot, embeddings=outputs.embeddings)
         self.each_channel = each_channel
         self._quiet, self._stderr = quiet, stderr
+        self._totals = Totals()
         self._began = time.monotonic()
         # stdin is read once, a plot needs it twice
         self._stdin = _read_stdin() if any(recording.path == STDIN for recording in self.recordings) else None
@@ -227,6 +250,11 @@ class _Run:
 
     def one_a_recording(self, name: str) -> bool:
         return self.outputs.separate or FORMATS[name].events_only
+
+    def counted(self, record: Record) -> Record:
+        """The record, added to what the last words tell."""
+        self._totals.add(record if self.outputs.all_levels else specific(record))
+        return record
 
     def say(self, line: str) -> None:
         if not self._quiet:
@@ -256,7 +284,7 @@ class _Run:
                 self._fail(outcome.message)
                 return []
         results = [outcome for outcome in channels if isinstance(outcome, Result)]
-        records = [result.to_dict(self.options.top, self.options.threshold) for result in results]
+        records = [result.to_dict(self.options.top) for result in results]
         for number, (record, result) in enumerate(zip(records, results, strict=True), 1):
             if not self._write_own_files(recording, record, result, number):
                 return []
@@ -282,8 +310,15 @@ class _Run:
         show(f"dcls-tag: {file}: was written to while it was read; the same command tags it again", self._stderr)
 
     def report(self) -> None:
-        """The last words: rate and failures, where there was more to do than one recording."""
+        """The last words: what was written and heard; rate and failures, if there was more to do than one recording."""
         summary = self.summary
+        if self.outputs.folder is not None and self._totals.recordings:
+            self.say(self._written(self.outputs.folder))
+        for_people = self.outputs.folder is not None or self.outputs.formats == ("table",)
+        is_long = self._totals.recordings > 1 or self._totals.seconds >= _LONG
+        if for_people and is_long and self._totals.classes and not self._quiet:
+            for line in self._totals.table(_LISTED):
+                show(line, self._stderr)
         if len(self.recordings) < 2 or summary.resumed == len(self.recordings):
             return
         took = max(time.monotonic() - self._began, 1e-9)
@@ -298,6 +333,14 @@ class _Run:
                 self.say(f"failed: {failure}")
             if len(summary.failures) > _LISTED:
                 self.say(f"failed: {len(summary.failures) - _LISTED} more")
+
+    def _written(self, folder: Path) -> str:
+        outputs = self.outputs
+        own = [f"NAME{FORMATS[name].suffix}" for name in outputs.formats if self.one_a_recording(name)]
+        own += ["NAME.npy"] * outputs.embeddings + ["NAME.png"] * outputs.plot
+        combined = [combined_name(name) for name in outputs.formats if not self.one_a_recording(name)]
+        each = f"{', '.join(own)} for each recording" * bool(own)
+        return f"{folder}: wrote {' and '.join(filter(None, [', '.join(combined), each]))}"
 
     def _fail(self, message: str) -> None:
         self.summary.failures.append(message)
@@ -352,7 +395,7 @@ class _Run:
         base = (outputs.folder or Path()) / (_channel_name(name, channel) if self.each_channel else name)
         for name in outputs.formats:
             if outputs.folder is not None and self.one_a_recording(name):
-                FORMATS[name].write(base.with_name(base.name + FORMATS[name].suffix), [record], outputs.timeline)
+                FORMATS[name].write(base.with_name(base.name + FORMATS[name].suffix), [record], outputs.view)
         if outputs.embeddings:
             with atomic_write(base.with_name(f"{base.name}.npy")) as unfinished, unfinished.open("wb") as file:
                 np.save(file, np.asarray(result.embeddings))
@@ -361,7 +404,7 @@ class _Run:
 
             target, source = base.with_name(f"{base.name}.png"), self._source(recording)
             heard = channel if self.each_channel else self.options.channel
-            plot(target, self.tagger.model, source, result, self.options.threshold, heard, self._decode)
+            plot(target, self.tagger.model, source, result, outputs.all_levels, heard, self._decode)
 
     def _bar(self, recordings: Sequence[Recording]) -> Any:
         if self._quiet or not self._stderr.isatty():

@@ -8,6 +8,7 @@ from audioset_dcls.tagging.writers.formats import Format
 from audioset_dcls.tagging.writers.json import JSON, JSON_LINES
 from audioset_dcls.tagging.writers.parquet import PARQUET
 from audioset_dcls.tagging.writers.raven import RAVEN
+from audioset_dcls.tagging.writers.summary import SUMMARY
 from audioset_dcls.tagging.writers.table import TABLE
 
 FORMATS: dict[str, Format] = {
@@ -15,7 +16,8 @@ FORMATS: dict[str, Format] = {
     "json": JSON,
     "jsonl": JSON_LINES,
     "csv": CSV,
+    "parquet": PARQUET,
+    "summary": SUMMARY,
     "audacity": AUDACITY,
     "raven": RAVEN,
-    "parquet": PARQUET,
 }

@@ -1,4 +1,7 @@
-"""CSV: a row a tag, from 0 to the recording's end; with `timeline` a row an event."""
+"""CSV: a row a tag, from 0 to the recording's end; with `timeline` a row an event.
+
+UTF-8 without a byte-order mark: Python's `csv`, `cut` and `sort` would take one for a part of the first column's name.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from preprocessing.terminal import csv_cell
 def csv_line(values: Iterable[Any]) -> str:
     """One line of a CSV, without formulas."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(map(csv_cell, values))
+    cells = (str(value).lower() if isinstance(value, bool) else csv_cell(value) for value in values)
+    csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()
 
 
@@ -24,4 +28,4 @@ def _render(records: Iterable[Record], timeline: bool) -> Iterator[str]:
         yield "".join(csv_line([row[column] for column in COLUMNS]) for row in rows(record, timeline))
 
 
-CSV = Format(".csv", _render)
+CSV = Format(".csv", _render, for_programs=True)

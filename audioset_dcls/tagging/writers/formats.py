@@ -3,7 +3,8 @@
 A record is what the journal keeps of a `Result`: plain types, one dictionary a recording,
 
     {"file": path, "duration": s, "best": {"label", "score"},
-     "tags": [{"label", "score", "mean"}], "events": [{"start", "end", "label", "score", "mean"}]}
+     "tags": [{"label", "score", "mean", "implied"}],
+     "events": [{"start", "end", "label", "score", "mean", "implied"}]}
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from preprocessing.files import atomic_write
 
 Record: TypeAlias = dict[str, Any]
-COLUMNS = ("file", "start", "end", "label", "score", "mean")
+COLUMNS = ("file", "start", "end", "label", "score", "mean", "implied")
+
+
+class View(NamedTuple):
+    """What to show of records: events or tags, and with `all_levels` also classes that others imply."""
+
+    timeline: bool = False
+    all_levels: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,35 +35,50 @@ class Format:
     render: (records, timeline) -> pieces of text, so that a long run streams.
     save: (path, records, timeline) writes the file at `path`.
     events_only: labels for one recording's time line: a file never holds two recordings.
+    for_programs: gets implied classes, too, which it marks; the others show them with `all_levels` alone.
     """
 
     suffix: str
     render: Callable[[Iterable[Record], bool], Iterator[str]] | None = None
     save: Callable[[Path, Iterable[Record], bool], None] | None = None
     events_only: bool = False
+    for_programs: bool = False
 
-    def write(self, path: Path, records: Iterable[Record], timeline: bool) -> None:
+    def text(self, records: Iterable[Record], view: View) -> Iterator[str]:
+        """Pieces of a text format."""
+        assert self.render is not None
+        return self.render(self._shown(records, view), view.timeline)
+
+    def write(self, path: Path, records: Iterable[Record], view: View) -> None:
         """Write a file, whole or not at all."""
         with atomic_write(path) as unfinished:
             if self.save is not None:
-                self.save(unfinished, records, timeline)
+                self.save(unfinished, self._shown(records, view), view.timeline)
                 return
-            assert self.render is not None
             with unfinished.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(self.render(records, timeline))
+                file.writelines(self.text(records, view))
+
+    def _shown(self, records: Iterable[Record], view: View) -> Iterable[Record]:
+        return records if self.for_programs or view.all_levels else map(specific, records)
+
+
+def specific(record: Record) -> Record:
+    """Without what is implied."""
+    return {**record, **{key: [entry for entry in record[key] if not entry["implied"]] for key in ("tags", "events")}}
 
 
 def rows(record: Record, timeline: bool) -> Iterator[Record]:
-    """One dictionary with COLUMNS for every tag, or for every event."""
+    """One dictionary with COLUMNS for every tag, or for every event; one without a label where there is none."""
     whole = {"start": 0.0, "end": record["duration"]}
-    for entry in record["events"] if timeline else record["tags"]:
+    nothing = {"label": "", "score": None, "mean": None, "implied": False}
+    for entry in (record["events"] if timeline else record["tags"]) or [nothing]:
         yield {"file": record["file"], **whole, **entry}
 
 
-def clock(seconds: float) -> str:
-    """0:03, 1:02:03; tenths below ten minutes, where a window is seconds long."""
+def clock(seconds: float, tenths: bool = True) -> str:
+    """0:03, 1:02:03; with `tenths` below ten minutes, where a window is seconds long."""
     whole = int(seconds)
-    if whole < 600:
+    if tenths and whole < 600:
         return f"{whole // 60}:{seconds % 60:04.1f}" if round(seconds % 60, 1) < 60 else f"{whole // 60 + 1}:00.0"
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

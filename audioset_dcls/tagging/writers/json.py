@@ -27,5 +27,5 @@ def _object(record: Record, timeline: bool) -> str:
     return json_text(json.dumps({key: record[key] for key in shown}, ensure_ascii=False))
 
 
-JSON = Format(".json", _array)
-JSON_LINES = Format(".jsonl", _lines)
+JSON = Format(".json", _array, for_programs=True)
+JSON_LINES = Format(".jsonl", _lines, for_programs=True)

@@ -12,18 +12,29 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioset_dcls.tagging.writers import FORMATS
-from audioset_dcls.tagging.writers.formats import COLUMNS, clock
+from audioset_dcls.tagging.writers.formats import COLUMNS, View, clock
 
 LABEL = "Livestock, farm animals, working animals"
 FILE = 'a "b", c\nd\té.wav'
+
+
+def entry(label: str, score: float, mean: float, implied: bool = False) -> dict[str, Any]:
+    return {"label": label, "score": score, "mean": mean, "implied": implied}
+
+
+def event(start: float, end: float, *of: Any) -> dict[str, Any]:
+    return {"start": start, "end": end, **entry(*of)}
+
+
 RECORDS: list[dict[str, Any]] = [
     {
         "file": FILE,
         "duration": 12.5,
-        "tags": [{"label": LABEL, "score": 0.9, "mean": 0.5}, {"label": "Moo", "score": 0.3, "mean": 0.2}],
+        "tags": [entry("Animal", 0.95, 0.6, True), entry(LABEL, 0.9, 0.5), entry("Moo", 0.3, 0.2)],
         "events": [
-            {"start": 0.0, "end": 5.0, "label": LABEL, "score": 0.9, "mean": 0.8},
-            {"start": 5.0, "end": 12.5, "label": "Moo", "score": 0.3, "mean": 0.3},
+            event(0.0, 5.0, LABEL, 0.9, 0.8),
+            event(0.0, 12.5, "Animal", 0.95, 0.6, True),
+            event(5.0, 12.5, "Moo", 0.3, 0.3),
         ],
         "best": {"label": LABEL, "score": 0.9},
     },
@@ -31,10 +42,8 @@ RECORDS: list[dict[str, Any]] = [
 ]
 
 
-def text(name: str, timeline: bool, records: list[dict[str, Any]] = RECORDS) -> str:
-    render = FORMATS[name].render
-    assert render is not None
-    return "".join(render(iter(records), timeline))
+def text(name: str, timeline: bool, records: list[dict[str, Any]] = RECORDS, all_levels: bool = False) -> str:
+    return "".join(FORMATS[name].text(iter(records), View(timeline, all_levels)))
 
 
 @pytest.mark.parametrize("timeline", [False, True])
@@ -50,17 +59,21 @@ def test_json(timeline: bool) -> None:
 @pytest.mark.parametrize("timeline", [False, True])
 def test_csv_and_parquet_hold_the_same_rows(timeline: bool, tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(text("csv", timeline), newline="")))
-    FORMATS["parquet"].write(tmp_path / "tags.parquet", RECORDS, timeline)
+    FORMATS["parquet"].write(tmp_path / "tags.parquet", RECORDS, View(timeline))
     table = pq.read_table(tmp_path / "tags.parquet").to_pylist()
-    assert len(rows) == len(table) == 2
+    assert len(rows) == len(table) == 4
+    last, last_other = rows.pop(), table.pop()  # nothing was heard there
+    assert last == {**dict.fromkeys(COLUMNS, ""), "file": "quiet.wav", "start": "0.0", "end": "3.0", "implied": "false"}
+    assert (last_other["file"], last_other["label"], last_other["score"]) == ("quiet.wav", "", None)
     for row, other in zip(rows, table, strict=True):
         assert list(row) == list(other) == list(COLUMNS)
         assert (row["file"], row["label"]) == (other["file"], other["label"])
         assert all(float(row[key]) == pytest.approx(other[key]) for key in ("start", "end", "score", "mean"))
-    assert rows[0]["file"] == FILE
-    assert rows[0]["label"] == LABEL
+        assert row["implied"] == str(other["implied"]).lower()
+    assert {row["file"] for row in rows} == {FILE}
+    assert [row["implied"] for row in rows if row["label"] in ("Animal", LABEL, "Moo")].count("true") == 1
     assert [(float(row["start"]), float(row["end"])) for row in rows] == (
-        [(0, 5), (5, 12.5)] if timeline else [(0, 12.5)] * 2
+        [(0, 5), (0, 12.5), (5, 12.5)] if timeline else [(0, 12.5)] * 3
     )
 
 
@@ -86,6 +99,27 @@ def test_table() -> None:
         in text("table", False)
     )
     assert "   0:00.0 - 0:05.0   0.90" in text("table", True)
+    assert "  0.95  Animal\n  0.90" in text("table", False, all_levels=True)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_implied_is_for_programs(name: str, tmp_path: Path) -> None:
+    """They mark it; people see it with all levels."""
+    path = tmp_path / "tags"
+    for all_levels in (False, True):
+        FORMATS[name].write(path, RECORDS[:1], View(True, all_levels))
+        content = path.read_bytes()
+        assert b"Moo" in content
+        assert (b"Animal" in content) == (all_levels or FORMATS[name].for_programs)
+
+
+def test_summary() -> None:
+    """By minutes; recordings, events, the first and the highest."""
+    other = {**RECORDS[0], "file": "b.wav", "duration": 60.0, "events": [event(30.0, 60.0, "Moo", 0.7, 0.5)]}
+    rows = list(csv.DictReader(io.StringIO(text("summary", False, [*RECORDS, other]), newline="")))
+    assert [row["label"] for row in rows] == ["Moo", LABEL]
+    moo = {"label": "Moo", "recordings": "2", "events": "2", "minutes": "0.62", "highest": "0.7"}
+    assert rows[0] == moo | {"first_file": FILE, "first_start": "5.0", "highest_file": "b.wav", "highest_start": "30.0"}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +140,6 @@ def test_a_failed_write_leaves_what_was_there(name: str, tmp_path: Path) -> None
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        FORMATS[name].write(path, records(), False)
+        FORMATS[name].write(path, records(), View())
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["tags"]
