@@ -66,6 +66,7 @@ def test_every_format(name: str, timeline: bool) -> None:
     entry = {"label": EVIL, "score": 0.9, "mean": 0.8, "implied": False}
     event = {"start": 0.0, "end": 1.0, **entry}
     tagged = {"file": f"={EVIL}", "duration": 1.0, "tags": [entry], "events": [event], "best": entry}
+    tagged |= {"path": f"/{EVIL}", "channel": None, "rate": 8000, "band": [0, 4000], "recorded": None}
     records = [tagged, {**tagged, "tags": [], "events": []}]
     text = "".join(FORMATS[name].text(iter(records), View(timeline)))
     assert harmless(text)
@@ -73,8 +74,8 @@ def test_every_format(name: str, timeline: bool) -> None:
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         column = {"csv": "file", "summary": "highest_file"}[name]
         assert [row[column][:2] for row in rows] == {"csv": ["'=", "'="], "summary": ["'="]}[name]
-    elif not name.startswith("json"):
-        assert len(text.splitlines()) == {"table": 4, "audacity": 1, "raven": 2}[name]
+    elif name in (lines := {"table": 4, "audacity": 1, "raven": 2, "rttm": 1, "srt": 4, "vtt": 5}):
+        assert len(text.splitlines()) == lines[name]
 
 
 def tag(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

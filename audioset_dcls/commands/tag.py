@@ -65,6 +65,10 @@ def main() -> None:
     )
     write.add_argument("--embeddings", action="store_true", help="with -o: (windows, D) as .npy (default: off)")
     write.add_argument("--plot", action="store_true", help="a PNG of waveform, log-mel and tags (default: off)")
+    write.add_argument("--clips", type=Path, metavar="DIR", help="each event as a FLAC file there (default: none)")
+    write.add_argument(
+        "--clips-per-class", type=int, default=20, metavar="N", help="those with the highest scores (default: 20)"
+    )
     write.add_argument("--quiet", action="store_true", help="nothing but errors on stderr (default: off)")
     work = parser.add_argument_group("how to work")
     work.add_argument("--model", metavar="NAME|PATH", help=".onnx file, checkpoint or name (default: the embedded one)")
@@ -129,6 +133,8 @@ def tag(arguments: argparse.Namespace) -> None:
                 arguments.embeddings,
                 arguments.plot,
                 arguments.all_levels,
+                arguments.clips,
+                arguments.clips_per_class,
             )
             one = to_channel(MIX if arguments.channel == EACH else arguments.channel)
             options = Options(arguments.window, arguments.hop, arguments.threshold, arguments.top, channel=one)

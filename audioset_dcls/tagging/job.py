@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from audioset_dcls import __version__
+from audioset_dcls.tagging.clips import BLOCK, CLIP_COUNT, ClipPicker, clip_rate, clip_stems, write_clips
 from audioset_dcls.tagging.journal import FolderRemovedError, Journal, file_state
 from audioset_dcls.tagging.recordings import STDIN, Found, Recording, flat_names
 from audioset_dcls.tagging.results import Failure, OneChannel, Options, Result
@@ -27,8 +28,10 @@ from audioset_dcls.tagging.windows import window_warning
 from audioset_dcls.tagging.writers import FORMATS
 from audioset_dcls.tagging.writers.formats import Record, View, clock, specific
 from audioset_dcls.tagging.writers.summary import Totals
-from preprocessing.audio import AudioError, channel_count, iter_audio
+from preprocessing.audio import MIX, AudioError, channel_count, iter_audio
+from preprocessing.decoding.header import read_header
 from preprocessing.files import atomic_write, sha256_of
+from preprocessing.recorders import start_time
 from preprocessing.terminal import show
 
 if TYPE_CHECKING:
@@ -50,11 +53,13 @@ class Outputs:
     """What to write, and where.
 
     formats: names of FORMATS. Without `folder` one text format goes to stdout as the recordings are done.
-    folder: gets one combined file a format, `tags.csv` for example; label tracks (audacity, raven), plots and
-        embeddings are one file a recording, named after it: `birds/dawn.flac.audacity.txt`.
+    folder: gets one combined file a format, `tags.csv` for example; label tracks, plots and embeddings are one file a
+        recording, named after it: `birds/dawn.flac.audacity.txt`; a format says which (`Format.of`).
     separate: one file a recording in every format.
     embeddings: (windows, D) float32 as .npy. plot: a .png; without a `folder` in the current one, named after the
         recording, with its folders in the name if two are called the same.
+    clips, clip_count: a folder for the events as audio files, and of how many events of a class: those with the
+        highest scores.
     all_levels: show people, too, the classes that others imply: "Animal" beside "Bark".
     """
 
@@ -65,6 +70,8 @@ class Outputs:
     embeddings: bool = False
     plot: bool = False
     all_levels: bool = False
+    clips: Path | None = None
+    clip_count: int = CLIP_COUNT
 
     @property
     def view(self) -> View:
@@ -78,6 +85,8 @@ class Outputs:
                 import pyarrow  # noqa: F401
             except ImportError as error:
                 raise UsageError("format parquet needs pyarrow: pip install pyarrow") from error
+        if self.clip_count < 1:
+            raise UsageError(f"clips-per-class must be at least 1, not {self.clip_count}")
         if self.folder is None:
             if len(self.formats) != 1:
                 raise UsageError("several formats need a folder to go to: add -o DIR")
@@ -127,7 +136,7 @@ def run(
     Raises UsageError, JournalError, and OSError if the output cannot be written at all.
     """
     stdout, stderr = stdout or sys.stdout, stderr or sys.stderr
-    if outputs.folder is None and FORMATS[outputs.formats[0]].events_only and len(found.recordings) > 1:
+    if outputs.folder is None and FORMATS[outputs.formats[0]].of == "recording" and len(found.recordings) > 1:
         raise UsageError(f"{outputs.formats[0]} is one file a recording: add -o DIR")
     summary = Summary(failures=list(found.problems))
     for problem in found.problems:
@@ -146,10 +155,11 @@ def run(
 def _to_stdout(work: _Run, stdout: TextIO) -> None:
     outputs = work.outputs
     with closing(work.tag(work.recordings)) as tagged:
-        records = (work.counted(record) for _, records in tagged for record in records)
+        records = (work.counted(recording, record) for recording, records in tagged for record in records)
         for text in FORMATS[outputs.formats[0]].text(records, outputs.view):
             stdout.write(text)
             stdout.flush()
+    work.write_clips()
 
 
 def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
@@ -170,8 +180,11 @@ def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
         finally:
             journal.check_folder()
             _write_combined(work, folder, journal)
-        for record in _records(work, journal):
-            work.counted(record)
+        for recording in work.recordings:
+            for entry in journal.records([recording.path]):
+                for record in entry["channels"]:
+                    work.counted(recording, record)
+        work.write_clips()
     except BaseException:
         journal.close()
         raise
@@ -180,7 +193,7 @@ def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
 
 def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
     for name in work.outputs.formats:
-        if work.one_a_recording(name):
+        if not work.is_combined(name):
             continue
         FORMATS[name].write(folder / combined_name(name), _records(work, journal), work.outputs.view)
 
@@ -239,22 +252,51 @@ class _Run:
         self.each_channel = each_channel
         self._quiet, self._stderr = quiet, stderr
         self._totals = Totals()
+        self._clips = None if outputs.clips is None else ClipPicker(outputs.clips, outputs.clip_count)
         self._began = time.monotonic()
         # stdin is read once, a plot needs it twice
         self._stdin = _read_stdin() if any(recording.path == STDIN for recording in self.recordings) else None
         self._decode = decoders.iter_audio if decoders else iter_audio
         self._channel_count = decoders.channel_count if decoders else channel_count
-        self._decoders = decoders
+        self._header = decoders.header if decoders else read_header
         self._states: dict[str, list[int] | None] = {}  # of the recordings that are being decoded
         self._flat_names = flat_names(self.recordings) if outputs.plot and outputs.folder is None else {}
 
     def one_a_recording(self, name: str) -> bool:
-        return self.outputs.separate or FORMATS[name].events_only
+        """Whether a format has a file for each recording."""
+        return self.outputs.separate or FORMATS[name].of != "run"
 
-    def counted(self, record: Record) -> Record:
-        """The record, added to what the last words tell."""
-        self._totals.add(record if self.outputs.all_levels else specific(record))
+    def is_combined(self, name: str) -> bool:
+        """Whether a format has a file for all recordings together."""
+        return not self.outputs.separate and FORMATS[name].of != "recording"
+
+    def counted(self, recording: Recording, record: Record) -> Record:
+        """The record, added to what the last words tell and to what clips are taken from."""
+        shown = record if self.outputs.all_levels else specific(record)
+        self._totals.add(shown)
+        if self._clips is not None:
+            self._clips.add(recording, shown)
         return record
+
+    def write_clips(self) -> None:
+        """The events that were picked, each from its recording, which is decoded once more."""
+        if self._clips is None:
+            return
+        folder, picked, stems = self._clips.folder, self._clips.picked(), clip_stems(self.recordings)
+        written = 0
+        for recording in self.recordings:
+            for record, events in picked.get(recording.path, ()):
+                try:
+                    write_clips(folder, stems[recording.path], record, events, self._blocks(recording, record))
+                    written += len(events)
+                except AudioError as error:  # it can be read no more
+                    self._fail(str(error))
+        self.say(f"{folder}: wrote {written} clips")
+
+    def _blocks(self, recording: Recording, record: Record) -> Iterator[np.ndarray]:
+        channel = self.options.channel if record["channel"] is None else record["channel"]
+        rate = clip_rate(record)
+        return self._decode(self._source(recording), BLOCK, rate, channel, lambda note: None)
 
     def say(self, line: str) -> None:
         if not self._quiet:
@@ -284,7 +326,11 @@ class _Run:
                 self._fail(outcome.message)
                 return []
         results = [outcome for outcome in channels if isinstance(outcome, Result)]
-        records = [result.to_dict(self.options.top) for result in results]
+        facts = self._facts(recording)
+        records = [
+            {**result.to_dict(self.options.top), **facts, "channel": channel}
+            for result, channel in zip(results, self._channels(len(results)), strict=True)
+        ]
         for number, (record, result) in enumerate(zip(records, results, strict=True), 1):
             if not self._write_own_files(recording, record, result, number):
                 return []
@@ -292,6 +338,26 @@ class _Run:
         self.summary.tagged += 1
         self.summary.seconds += results[0].duration
         return records
+
+    def _facts(self, recording: Recording) -> Record:
+        """What a record holds that is known of the file itself."""
+        settings = self.tagger.model.log_mel_settings
+        is_file = recording.path != STDIN
+        rate = self._header(recording.path).rate if is_file else None
+        recorded = start_time(recording.path) if is_file else None
+        high = settings.f_max if rate is None else min(settings.f_max, rate / 2)
+        return {
+            "path": os.path.abspath(recording.path) if is_file else None,  # noqa: PTH100 - links stay
+            "rate": rate,
+            "band": [min(settings.f_min, high), high],
+            "recorded": recorded and recorded.isoformat(),
+        }
+
+    def _channels(self, count: int) -> Sequence[int | None]:
+        """Of each record of a recording, the channel that was heard; None for their mix."""
+        if self.each_channel:
+            return range(1, count + 1)
+        return [None if self.options.channel == MIX else int(self.options.channel)]
 
     def _tell(self, result: Result) -> None:
         if result.note is None:
@@ -338,7 +404,7 @@ class _Run:
         outputs = self.outputs
         own = [f"NAME{FORMATS[name].suffix}" for name in outputs.formats if self.one_a_recording(name)]
         own += ["NAME.npy"] * outputs.embeddings + ["NAME.png"] * outputs.plot
-        combined = [combined_name(name) for name in outputs.formats if not self.one_a_recording(name)]
+        combined = [combined_name(name) for name in outputs.formats if self.is_combined(name)]
         each = f"{', '.join(own)} for each recording" * bool(own)
         return f"{folder}: wrote {' and '.join(filter(None, [', '.join(combined), each]))}"
 
@@ -410,10 +476,8 @@ class _Run:
         if self._quiet or not self._stderr.isatty():
             return nullcontext(None)
         from audioset_dcls.tagging.progress import Bar
-        from preprocessing.decoding.process import declared_seconds
 
-        seconds_of = self._decoders.seconds if self._decoders else declared_seconds
-        return Bar([recording.path for recording in recordings], seconds_of)
+        return Bar([recording.path for recording in recordings], lambda path: self._header(path).seconds)
 
 
 def _channel_name(name: str, channel: int) -> str:

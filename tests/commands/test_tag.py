@@ -22,6 +22,7 @@ Here = Callable[..., tuple[int, str, str]]
     [
         ([], "name recordings"),
         (["x.wav", "--format", "xml"], "'xml' is unknown; choose from table,json"),
+        (["x.wav", "--clips", "c", "--clips-per-class", "0"], "clips-per-class must be"),
         (["x.wav", "--format", "json,csv"], "add -o DIR"),
         (["x.wav", "--format", "parquet"], "add -o DIR"),
         (["x.wav", "--embeddings"], "add -o DIR"),
@@ -85,7 +86,7 @@ def test_help_shows_every_option_and_default(
         "channel",
     ):
         assert f"--{option}" in text
-    for option in ("thresholds", "list-labels", "all-levels", "version"):
+    for option in ("thresholds", "list-labels", "all-levels", "version", "clips", "clips-per-class"):
         assert f"--{option}" in text
     for option in ("device", "resume", "plot", "list-models", "quiet", "separate"):
         assert f"--{option}" in text

@@ -45,7 +45,7 @@ def test_combined_and_own_files(folder: Path, tmp_path: Path, tag_here: Here) ->
     status, stdout, err = tag_here(folder, "-o", out, "--format", "csv,json,raven", "--embeddings", "--plot")
     assert (status, stdout) == (0, "")
     own = {f"{name}{suffix}" for name in ("a.wav", "b.wav", "c/a.wav") for suffix in (".raven.txt", ".npy", ".png")}
-    assert written(out) == {"tags.csv", "tags.json"} | own
+    assert written(out) == {"tags.csv", "tags.json", "tags.raven.txt"} | own
     assert "tagged 3 of 3 recordings" in err
     assert [record["file"] for record in json.loads((out / "tags.json").read_text())] == [
         str(folder / name) for name in ("a.wav", "b.wav", "c/a.wav")
@@ -69,7 +69,7 @@ def test_the_same_tags_in_every_format(tmp_path: Path, tag_here: Here) -> None:
     assert json.loads(tag_here(file, "--format", "json")[1])[0]["tags"][0]["label"] == label
     assert next(csv.DictReader(tag_here(file, "--format", "csv")[1].splitlines()))["label"] == label
     assert label in tag_here(file, "--format", "audacity")[1].splitlines()[0].split("\t")[2]
-    assert tag_here(file, "--format", "raven")[1].splitlines()[1].split("\t")[7] == label
+    assert tag_here(file, "--format", "raven")[1].splitlines()[1].split("\t")[9] == label
 
 
 def test_the_same_run_writes_the_same_bytes(folder: Path, tmp_path: Path, tag_here: Here) -> None:
@@ -504,6 +504,28 @@ def test_timeline(tmp_path: Path, tag_here: Here) -> None:
     assert all(0 <= event["start"] < event["end"] <= 31 for event in record["events"])
     starts = [event["start"] for event in record["events"]]
     assert starts == sorted(starts)
+
+
+def test_what_is_known_of_the_file(tmp_path: Path, tag_here: Here) -> None:
+    """Its time, its place and its rate: in every format that has room for them."""
+    name = "SM4_20230101_123000.wav"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes((RECORDINGS / "thunder.wav").read_bytes())
+    shown = os.path.relpath(tmp_path / "in" / name)
+    status, _, _ = tag_here(shown, "-o", tmp_path / "out", "--format", "json,csv,raven", "--timeline")
+    assert status == 0
+    (record,) = json.loads((tmp_path / "out" / "tags.json").read_text())
+    assert (record["file"], record["recorded"]) == (shown, "2023-01-01T12:30:00")
+    row = next(csv.DictReader((tmp_path / "out" / "tags.csv").read_text().splitlines()))
+    assert row["time"] == "2023-01-01T12:30:00.000"
+    tables = [(tmp_path / "out" / f"{table}.raven.txt").read_text() for table in (name, "tags")]
+    assert tables[0] == tables[1]  # of one recording
+    header, first, *_ = (line.split("\t") for line in tables[0].splitlines())
+    selection = dict(zip(header, first, strict=True))
+    assert selection["Begin Path"] == str(tmp_path / "in" / name)
+    assert selection["High Freq (Hz)"] == "4000"  # half of its 8 kHz
+    _, out, _ = tag_here(RECORDINGS / "rooster.ogg", "--format", "raven")
+    assert out.splitlines()[1].split("\t")[6] == "14000"  # as high as the tagger hears
 
 
 def test_nothing_is_left_on_the_way(folder: Path, tmp_path: Path, tag_here: Here) -> None:

@@ -14,4 +14,4 @@ def _render(records: Iterable[Record], timeline: bool) -> Iterator[str]:
             yield f"{e['start']:.3f}\t{e['end']:.3f}\t{printable(e['label'])} {e['score']:.2f}\n"
 
 
-AUDACITY = Format(".audacity.txt", _render, events_only=True)
+AUDACITY = Format(".audacity.txt", _render, of="recording")

@@ -1,23 +1,26 @@
 """What a format is, and the records that it writes.
 
-A record is what the journal keeps of a `Result`: plain types, one dictionary a recording,
+A record is what the journal keeps of a recording: plain types, one dictionary,
 
-    {"file": path, "duration": s, "best": {"label", "score"},
+    {"file": path as the user wrote it, "duration": s, "best": {"label", "score"},
      "tags": [{"label", "score", "mean", "implied"}],
-     "events": [{"start", "end", "label", "score", "mean", "implied"}]}
+     "events": [{"start", "end", "label", "score", "mean", "implied"}],
+     "path": absolute, None for stdin; "channel": from 1, None for all; "rate": Hz in the file, None if unknown;
+     "band": [lowest, highest] Hz that the tagger hears of it; "recorded": ISO 8601 time of its start, None if unknown}
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from preprocessing.files import atomic_write
 
 Record: TypeAlias = dict[str, Any]
-COLUMNS = ("file", "start", "end", "label", "score", "mean", "implied")
+COLUMNS = ("file", "start", "end", "label", "score", "mean", "implied", "time")
 
 
 class View(NamedTuple):
@@ -34,14 +37,15 @@ class Format:
     suffix: of its files, with the dot.
     render: (records, timeline) -> pieces of text, so that a long run streams.
     save: (path, records, timeline) writes the file at `path`.
-    events_only: labels for one recording's time line: a file never holds two recordings.
+    of: "run": one file of all recordings, or one each if the user asks for it; "recording": a time line's labels, so a
+        file never holds two recordings; "both".
     for_programs: gets implied classes, too, which it marks; the others show them with `all_levels` alone.
     """
 
     suffix: str
     render: Callable[[Iterable[Record], bool], Iterator[str]] | None = None
     save: Callable[[Path, Iterable[Record], bool], None] | None = None
-    events_only: bool = False
+    of: Literal["run", "recording", "both"] = "run"
     for_programs: bool = False
 
     def text(self, records: Iterable[Record], view: View) -> Iterator[str]:
@@ -72,7 +76,31 @@ def rows(record: Record, timeline: bool) -> Iterator[Record]:
     whole = {"start": 0.0, "end": record["duration"]}
     nothing = {"label": "", "score": None, "mean": None, "implied": False}
     for entry in (record["events"] if timeline else record["tags"]) or [nothing]:
-        yield {"file": record["file"], **whole, **entry}
+        row = {"file": record["file"], **whole, **entry}
+        yield row | {"time": time_at(record, row["start"])}
+
+
+def time_at(record: Record, seconds: float) -> str:
+    """ISO 8601 time of a moment in a recording, in its own time zone if that is known; "" if its start is unknown."""
+    moment = moment_at(record, seconds)
+    return "" if moment is None else moment.isoformat(timespec="milliseconds")
+
+
+def moment_at(record: Record, seconds: float) -> datetime | None:
+    if record["recorded"] is None:
+        return None
+    return datetime.fromisoformat(record["recorded"]) + timedelta(seconds=seconds)
+
+
+def tiers(record: Record) -> dict[str, list[tuple[float, float, float]]]:
+    """Class -> (start, end, score) of its events, for formats in whose tiers they may not overlap."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for event in record["events"]:  # by start
+        tier = found.setdefault(event["label"], [])
+        start = max(event["start"], tier[-1][1]) if tier else event["start"]
+        if start < event["end"]:
+            tier.append((start, event["end"], event["score"]))
+    return found
 
 
 def clock(seconds: float, tenths: bool = True) -> str:

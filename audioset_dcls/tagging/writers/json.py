@@ -9,12 +9,17 @@ from audioset_dcls.tagging.writers.formats import Format, Record
 from preprocessing.terminal import json_text
 
 
-def _array(records: Iterable[Record], timeline: bool) -> Iterator[str]:
+def json_array(objects: Iterable[str]) -> Iterator[str]:
+    """One array, an object a line."""
     separator = "[\n"
-    for record in records:
-        yield separator + _object(record, timeline)
+    for text in objects:
+        yield separator + text
         separator = ",\n"
     yield "[]\n" if separator == "[\n" else "\n]\n"
+
+
+def _array(records: Iterable[Record], timeline: bool) -> Iterator[str]:
+    yield from json_array(_object(record, timeline) for record in records)
 
 
 def _lines(records: Iterable[Record], timeline: bool) -> Iterator[str]:
@@ -23,7 +28,7 @@ def _lines(records: Iterable[Record], timeline: bool) -> Iterator[str]:
 
 
 def _object(record: Record, timeline: bool) -> str:
-    shown = ("file", "duration", "tags", "events") if timeline else ("file", "duration", "tags")
+    shown = ("file", "duration", "recorded", "tags", *(["events"] if timeline else []))
     return json_text(json.dumps({key: record[key] for key in shown}, ensure_ascii=False))
 
 

@@ -1,4 +1,8 @@
-"""A selection table of Raven Pro and Raven Lite."""
+"""A selection table of Raven Pro and Raven Lite, for each recording and for all together.
+
+In the table of all, begin and end count from the start of the first recording, as Raven does with a list of files that
+it opened; `File Offset (s)` counts from the start of the selection's own file.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,24 @@ from preprocessing.terminal import printable
 
 COLUMNS = (
     *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
-    *("Label", "Score", "Begin Path"),
+    *("Begin Path", "File Offset (s)", "Label", "Score"),
 )
 
 
 def _render(records: Iterable[Record], timeline: bool) -> Iterator[str]:
     yield "\t".join(COLUMNS) + "\n"
+    number, begin = 0, 0.0
     for record in records:
-        path = printable(record["file"])
-        for number, e in enumerate(record["events"], 1):
-            times = f"{e['start']:.3f}\t{e['end']:.3f}"
-            yield f"{number}\tSpectrogram 1\t1\t{times}\t50\t14000\t{printable(e['label'])}\t{e['score']:.4f}\t{path}\n"
+        low, high = record["band"]
+        path, channel = printable(record["path"] or record["file"]), record["channel"] or 1
+        for event in record["events"]:
+            number += 1
+            start, end = begin + event["start"], begin + event["end"]
+            yield (
+                f"{number}\tSpectrogram 1\t{channel}\t{start:.3f}\t{end:.3f}\t{low:.0f}\t{high:.0f}\t{path}\t"
+                f"{event['start']:.3f}\t{printable(event['label'])}\t{event['score']:.4f}\n"
+            )
+        begin += record["duration"]
 
 
-RAVEN = Format(".raven.txt", _render, events_only=True)
+RAVEN = Format(".raven.txt", _render, of="both")

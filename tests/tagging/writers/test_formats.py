@@ -8,11 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pyarrow.parquet as pq
 import pytest
 
 from audioset_dcls.tagging.writers import FORMATS
 from audioset_dcls.tagging.writers.formats import COLUMNS, View, clock
+from preprocessing.terminal import printable
 
 LABEL = "Livestock, farm animals, working animals"
 FILE = 'a "b", c\nd\té.wav'
@@ -26,6 +28,8 @@ def event(start: float, end: float, *of: Any) -> dict[str, Any]:
     return {"start": start, "end": end, **entry(*of)}
 
 
+FACTS: dict[str, Any] = {"path": "/x/quiet.wav", "channel": None, "rate": 8000, "band": [50, 4000], "recorded": None}
+START = "2023-01-01T12:30:00+01:00"
 RECORDS: list[dict[str, Any]] = [
     {
         "file": FILE,
@@ -37,8 +41,15 @@ RECORDS: list[dict[str, Any]] = [
             event(5.0, 12.5, "Moo", 0.3, 0.3),
         ],
         "best": {"label": LABEL, "score": 0.9},
+        **FACTS,
+        "path": f"/field 1/{FILE}",
+        "channel": 2,
+        "recorded": START,
     },
-    {"file": "quiet.wav", "duration": 3.0, "tags": [], "events": [], "best": {"label": "Silence", "score": 0.1}},
+    {
+        **{"file": "quiet.wav", "duration": 3.0, "tags": [], "events": [], "best": {"label": "Silence", "score": 0.1}},
+        **FACTS,
+    },
 ]
 
 
@@ -51,6 +62,7 @@ def test_json(timeline: bool) -> None:
     parsed = json.loads(text("json", timeline))
     assert parsed == [json.loads(line) for line in text("jsonl", timeline).splitlines()]
     assert [record["file"] for record in parsed] == [FILE, "quiet.wav"]
+    assert [record["recorded"] for record in parsed] == [START, None]
     assert parsed[0]["tags"] == RECORDS[0]["tags"]
     assert parsed[0].get("events") == (RECORDS[0]["events"] if timeline else None)
     assert json.loads(text("json", timeline, [])) == []
@@ -70,6 +82,7 @@ def test_csv_and_parquet_hold_the_same_rows(timeline: bool, tmp_path: Path) -> N
         assert (row["file"], row["label"]) == (other["file"], other["label"])
         assert all(float(row[key]) == pytest.approx(other[key]) for key in ("start", "end", "score", "mean"))
         assert row["implied"] == str(other["implied"]).lower()
+        assert row["time"] == other["time"] == f"2023-01-01T12:30:{float(row['start']):06.3f}+01:00"
     assert {row["file"] for row in rows} == {FILE}
     assert [row["implied"] for row in rows if row["label"] in ("Animal", LABEL, "Moo")].count("true") == 1
     assert [(float(row["start"]), float(row["end"])) for row in rows] == (
@@ -83,14 +96,22 @@ def test_audacity() -> None:
     assert lines == [["0.000", "5.000", f"{LABEL} 0.90"], ["5.000", "12.500", "Moo 0.30"]]
 
 
-def test_raven() -> None:
-    header, *lines = (line.split("\t") for line in text("raven", False, RECORDS[:1]).splitlines())
-    assert header[:7] == [
+def test_raven(tmp_path: Path) -> None:
+    """Times from the first recording's start on, and within the file; all of one number of columns."""
+    other = {**RECORDS[0], "file": "b.wav", "path": "/x/b.wav", "channel": None}
+    (tmp_path / "raven.txt").write_text(text("raven", False, [*RECORDS, other]))
+    table = pandas.read_csv(tmp_path / "raven.txt", sep="\t", quoting=csv.QUOTE_NONE)
+    assert list(table.columns[:7]) == [
         *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)")
     ]
-    assert all(len(line) == len(header) for line in lines)
-    assert [line[0] for line in lines] == ["1", "2"]
-    assert [line[header.index("Label")] for line in lines] == [LABEL, "Moo"]
+    assert table["Selection"].tolist() == [1, 2, 3, 4]
+    assert table["Label"].tolist() == [LABEL, "Moo"] * 2
+    assert table["Channel"].tolist() == [2, 2, 1, 1]
+    assert table["Begin Path"].tolist() == [printable(f"/field 1/{FILE}")] * 2 + ["/x/b.wav"] * 2
+    assert table["File Offset (s)"].tolist() == [0, 5, 0, 5]
+    assert table["Begin Time (s)"].tolist() == [0, 5, 15.5, 20.5]
+    assert table["End Time (s)"].tolist() == [5, 12.5, 20.5, 28]
+    assert set(table["High Freq (Hz)"]) == {4000}
 
 
 def test_table() -> None:
