@@ -116,8 +116,9 @@ def tag(arguments: argparse.Namespace) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     _keep_stdout_for_results()
     try:
-        from audioset_dcls.tagging.job import EACH, Outputs, UsageError, run
+        from audioset_dcls.tagging.job import EACH, run
         from audioset_dcls.tagging.journal import FolderRemovedError, JournalError
+        from audioset_dcls.tagging.outputs import Outputs, UsageError
         from audioset_dcls.tagging.recordings import find_recordings
         from audioset_dcls.tagging.results import Options
         from audioset_dcls.tagging.session import ModelError

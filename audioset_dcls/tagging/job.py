@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -19,14 +16,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from audioset_dcls import __version__
-from audioset_dcls.tagging.clips import BLOCK, CLIP_COUNT, ClipPicker, clip_rate, clip_stems, write_clips
+from audioset_dcls.tagging.clips import BLOCK, ClipPicker, clip_rate, clip_stems, write_clips
 from audioset_dcls.tagging.journal import FolderRemovedError, Journal, file_state
+from audioset_dcls.tagging.outputs import Outputs, UsageError
 from audioset_dcls.tagging.recordings import STDIN, Found, Recording, flat_names
 from audioset_dcls.tagging.results import Failure, OneChannel, Options, Result
+from audioset_dcls.tagging.stdin import Stdin, read_stdin
 from audioset_dcls.tagging.tagger import Tagger
 from audioset_dcls.tagging.windows import window_warning
 from audioset_dcls.tagging.writers import FORMATS
-from audioset_dcls.tagging.writers.formats import Record, View, clock, specific
+from audioset_dcls.tagging.writers.formats import Record, clock, specific
 from audioset_dcls.tagging.writers.summary import Totals
 from preprocessing.audio import MIX, AudioError, channel_count, iter_audio
 from preprocessing.decoding.header import read_header
@@ -38,62 +37,9 @@ if TYPE_CHECKING:
     from preprocessing.decoding.process import DecoderPool
 
 EACH = "each"  # of the channels
-COMBINED = "tags"  # the combined files' name: tags.csv, tags.json, ...
 _LISTED = 20  # failures repeated at the end of a long run, classes in its table
 _LONG = 600.0  # s of audio: a single recording of that length gets the table, too
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # what keeps every other file from being written, too
-
-
-class UsageError(ValueError):
-    """Options that cannot go together; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What to write, and where.
-
-    formats: names of FORMATS. Without `folder` one text format goes to stdout as the recordings are done.
-    folder: gets one combined file a format, `tags.csv` for example; label tracks, plots and embeddings are one file a
-        recording, named after it: `birds/dawn.flac.audacity.txt`; a format says which (`Format.of`).
-    separate: one file a recording in every format.
-    embeddings: (windows, D) float32 as .npy. plot: a .png; without a `folder` in the current one, named after the
-        recording, with its folders in the name if two are called the same.
-    clips, clip_count: a folder for the events as audio files, and of how many events of a class: those with the
-        highest scores.
-    all_levels: show people, too, the classes that others imply: "Animal" beside "Bark".
-    """
-
-    formats: tuple[str, ...] = ("table",)
-    folder: Path | None = None
-    separate: bool = False
-    timeline: bool = False
-    embeddings: bool = False
-    plot: bool = False
-    all_levels: bool = False
-    clips: Path | None = None
-    clip_count: int = CLIP_COUNT
-
-    @property
-    def view(self) -> View:
-        return View(self.timeline, self.all_levels)
-
-    def __post_init__(self) -> None:
-        if unknown := [name for name in self.formats if name not in FORMATS]:
-            raise UsageError(f"format {unknown[0]!r} is unknown; choose from {','.join(FORMATS)}")
-        if "parquet" in self.formats:
-            try:
-                import pyarrow  # noqa: F401
-            except ImportError as error:
-                raise UsageError("format parquet needs pyarrow: pip install pyarrow") from error
-        if self.clip_count < 1:
-            raise UsageError(f"clips-per-class must be at least 1, not {self.clip_count}")
-        if self.folder is None:
-            if len(self.formats) != 1:
-                raise UsageError("several formats need a folder to go to: add -o DIR")
-            is_text = FORMATS[self.formats[0]].render is not None
-            if not is_text or self.separate or self.embeddings:
-                what = self.formats[0] if not is_text else "--separate" if self.separate else "--embeddings"
-                raise UsageError(f"{what} needs a folder to write to: add -o DIR")
 
 
 @dataclass
@@ -192,10 +138,8 @@ def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
 
 
 def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
-    for name in work.outputs.formats:
-        if not work.is_combined(name):
-            continue
-        FORMATS[name].write(folder / combined_name(name), _records(work, journal), work.outputs.view)
+    for name, file in work.outputs.combined.items():
+        FORMATS[name].write(folder / file, _records(work, journal), work.outputs.view)
 
 
 def _records(work: _Run, journal: Journal) -> Iterator[Record]:
@@ -204,15 +148,10 @@ def _records(work: _Run, journal: Journal) -> Iterator[Record]:
         yield from entry["channels"]
 
 
-def combined_name(name: str) -> str:
-    """tags.csv for "csv"."""
-    return f"{COMBINED}{FORMATS[name].suffix}"
-
-
 def _fingerprint(work: _Run) -> dict[str, Any]:
     """All that a record depends on, apart from the recording."""
     settings, outputs = work.options.of(work.tagger), work.outputs
-    own_formats = sorted(filter(work.one_a_recording, outputs.formats))
+    own_formats = sorted(outputs.own)
     return {
         "version": __version__,
         "model": sha256_of(work.tagger.model.path),
@@ -255,20 +194,12 @@ class _Run:
         self._clips = None if outputs.clips is None else ClipPicker(outputs.clips, outputs.clip_count)
         self._began = time.monotonic()
         # stdin is read once, a plot needs it twice
-        self._stdin = _read_stdin() if any(recording.path == STDIN for recording in self.recordings) else None
+        self._stdin = read_stdin() if any(recording.path == STDIN for recording in self.recordings) else None
         self._decode = decoders.iter_audio if decoders else iter_audio
         self._channel_count = decoders.channel_count if decoders else channel_count
         self._header = decoders.header if decoders else read_header
         self._states: dict[str, list[int] | None] = {}  # of the recordings that are being decoded
         self._flat_names = flat_names(self.recordings) if outputs.plot and outputs.folder is None else {}
-
-    def one_a_recording(self, name: str) -> bool:
-        """Whether a format has a file for each recording."""
-        return self.outputs.separate or FORMATS[name].of != "run"
-
-    def is_combined(self, name: str) -> bool:
-        """Whether a format has a file for all recordings together."""
-        return not self.outputs.separate and FORMATS[name].of != "recording"
 
     def counted(self, recording: Recording, record: Record) -> Record:
         """The record, added to what the last words tell and to what clips are taken from."""
@@ -379,7 +310,7 @@ class _Run:
         """The last words: what was written and heard; rate and failures, if there was more to do than one recording."""
         summary = self.summary
         if self.outputs.folder is not None and self._totals.recordings:
-            self.say(self._written(self.outputs.folder))
+            self.say(f"{self.outputs.folder}: wrote {self.outputs.written()}")
         for_people = self.outputs.folder is not None or self.outputs.formats == ("table",)
         is_long = self._totals.recordings > 1 or self._totals.seconds >= _LONG
         if for_people and is_long and self._totals.classes and not self._quiet:
@@ -400,14 +331,6 @@ class _Run:
             if len(summary.failures) > _LISTED:
                 self.say(f"failed: {len(summary.failures) - _LISTED} more")
 
-    def _written(self, folder: Path) -> str:
-        outputs = self.outputs
-        own = [f"NAME{FORMATS[name].suffix}" for name in outputs.formats if self.one_a_recording(name)]
-        own += ["NAME.npy"] * outputs.embeddings + ["NAME.png"] * outputs.plot
-        combined = [combined_name(name) for name in outputs.formats if self.is_combined(name)]
-        each = f"{', '.join(own)} for each recording" * bool(own)
-        return f"{folder}: wrote {' and '.join(filter(None, [', '.join(combined), each]))}"
-
     def _fail(self, message: str) -> None:
         self.summary.failures.append(message)
         show(f"dcls-tag: {message}", self._stderr)
@@ -421,7 +344,7 @@ class _Run:
             counts.append(1)
             yield source
             return
-        if isinstance(source, _Stdin):  # whose place the channels would share
+        if isinstance(source, Stdin):  # whose place the channels would share
             source = source.readall()
         try:
             count = self._channel_count(source)
@@ -459,8 +382,8 @@ class _Run:
         outputs = self.outputs
         name = recording.name if outputs.folder is not None else self._flat_names.get(recording.path, recording.name)
         base = (outputs.folder or Path()) / (_channel_name(name, channel) if self.each_channel else name)
-        for name in outputs.formats:
-            if outputs.folder is not None and self.one_a_recording(name):
+        if outputs.folder is not None:
+            for name in outputs.own:
                 FORMATS[name].write(base.with_name(base.name + FORMATS[name].suffix), [record], outputs.view)
         if outputs.embeddings:
             with atomic_write(base.with_name(f"{base.name}.npy")) as unfinished, unfinished.open("wb") as file:
@@ -482,30 +405,3 @@ class _Run:
 
 def _channel_name(name: str, channel: int) -> str:
     return f"{name}#{channel}"
-
-
-class _Stdin(io.FileIO):
-    """What stdin gave, in an unnamed temporary file, or an error for the decoder to put into words."""
-
-    failure: OSError | None = None
-
-    def __init__(self) -> None:
-        with tempfile.TemporaryFile(buffering=0) as unnamed:
-            super().__init__(os.dup(unnamed.fileno()), "r+")
-        self.name = "stdin"
-
-    def read(self, size: int | None = -1) -> bytes:
-        if self.failure is not None:
-            raise self.failure
-        return super().read(-1 if size is None else size)
-
-
-def _read_stdin() -> _Stdin:
-    stdin = _Stdin()
-    if sys.stdin is not None:  # None: the shell's `<&-`
-        try:
-            shutil.copyfileobj(sys.stdin.buffer, stdin, 1 << 20)  # constant memory, however long a recording is
-        except OSError as error:
-            stdin.failure = error
-    stdin.seek(0)
-    return stdin
