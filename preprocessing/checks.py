@@ -106,7 +106,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             return super().compose_node(parent, index)
 
     try:
-        content = yaml.load(_small_text(path), Loader)
+        content = yaml.load(small_text(path), Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is no plain YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
@@ -114,7 +114,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return plain(content, path.name)
 
 
-def _small_text(path: Path) -> str:
+def small_text(path: Path) -> str:
+    """The text of a file of 64 MB at most. Raises ValueError for others, OSError where it cannot be read."""
     with path.open("rb") as file:
         content = file.read(_LARGEST_TEXT + 1)
     if len(content) > _LARGEST_TEXT:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 _TABLE = Path(__file__).parent / "data" / "audioset_ontology.csv"
 
 
@@ -71,6 +73,25 @@ def depth(display_name: str) -> int:
     (0, 3)
     """
     return max((depth(parent) + 1 for parent in _parents()[display_name]), default=0)
+
+
+@cache
+def ancestor_matrix(names: tuple[str, ...]) -> np.ndarray:
+    """(C, C) bool for the classes called `names`: [i, j] if class j is above class i.
+
+    A name that is none of AudioSet's has nothing above or below it.
+
+    >>> ancestor_matrix(("Animal", "Meow", "My own class")).astype(int)
+    array([[0, 0, 0],
+           [1, 0, 0],
+           [0, 0, 0]])
+    """
+    index = {name: i for i, name in enumerate(names)}
+    above = np.zeros((len(names), len(names)), bool)
+    for name in index.keys() & _parents().keys():
+        above[index[name], [index[other] for other in ancestors(name) if other in index]] = True
+    above.flags.writeable = False  # it is cached
+    return above
 
 
 @cache

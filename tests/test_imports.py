@@ -17,6 +17,8 @@ import pytest
 import soundfile
 from onnx import TensorProto, helper, save_model
 
+from audioset_dcls.tagging.writers import FORMATS
+
 ROOT = Path(__file__).parents[1]
 OWN = ("audioset_dcls", "preprocessing")
 
@@ -193,7 +195,7 @@ def test_tagging_never_imports_torch(tmp_path: Path) -> None:
         f"import os; os.chdir({str(tmp_path)!r})\n"
         "for recordings in ('.', 'a.wav', 'b.mp3'):\n"
         "    sys.argv = ['dcls-tag', '--model', 'tiny.onnx', recordings, '-o', 'tags', '--timeline', '--embeddings',\n"
-        "                '--plot', '--format', 'table,json,jsonl,csv,audacity,raven,parquet', '--quiet']\n"
+        f"                '--plot', '--format', '{','.join(FORMATS)}', '--quiet']\n"
         "    try: main()\n"
         "    except SystemExit as end: assert not end.code, end.code"
     )

@@ -15,7 +15,11 @@ USAGE = 2  # exit status
 
 
 def create_parser(command: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    return Parser(command, description=description, epilog=epilog)
+    from audioset_dcls import __version__
+
+    parser = Parser(command, description=description, epilog=epilog)
+    parser.add_argument("--version", action="version", version=f"{command} {__version__}")
+    return parser
 
 
 def add_train_data(parser: argparse.ArgumentParser, use: str) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,8 @@ from audioset_dcls.commands.parser import USAGE, create_parser, stop
 from preprocessing.terminal import show
 
 if TYPE_CHECKING:
+    from audioset_dcls.tagging.results import Options
+    from audioset_dcls.tagging.tagger import Tagger
     from preprocessing.decoding.process import DecoderPool
 
 COMMAND = "dcls-tag"
@@ -26,6 +26,8 @@ _INTERRUPTED = 128
 
 def main() -> None:
     """What sounds in recordings."""
+    from audioset_dcls.tagging.writers import FORMATS
+
     parser = create_parser(
         "dcls-tag",
         "Tag recordings: which of AudioSet's 527 sounds are in them, and with --timeline when. "
@@ -39,14 +41,23 @@ def main() -> None:
     pick.add_argument(
         "--threshold", type=float, default=0.2, metavar="SCORE", help="lowest score of a tag or event (default: 0.2)"
     )
-    pick.add_argument("--labels", type=Path, metavar="TXT", help="only the classes named there (default: all)")
+    pick.add_argument(
+        "--thresholds", type=Path, metavar="CSV", help="a class and its own lowest score a line (default: none)"
+    )
+    pick.add_argument(
+        "--labels", type=Path, metavar="TXT", help="only the classes there, Animal/* for all animals (default: all)"
+    )
+    pick.add_argument("--list-labels", action="store_true", help="show the classes, and which the tagger can hear")
+    pick.add_argument(
+        "--all-levels", action="store_true", help="Animal, too, where Bark was heard (default: the most specific)"
+    )
     pick.add_argument("--timeline", action="store_true", help="events, with start and end, not tags (default: off)")
     write = parser.add_argument_group("how to write it")
     write.add_argument(
         "--format",
         default="table",
         metavar="NAME,...",
-        help="table, json, jsonl, csv, audacity, raven, parquet; several with -o (default: table)",
+        help=f"{', '.join(FORMATS)}; several with -o (default: table)",
     )
     write.add_argument("-o", "--output", type=Path, metavar="DIR", help="write files there (default: to stdout)")
     write.add_argument(
@@ -54,6 +65,10 @@ def main() -> None:
     )
     write.add_argument("--embeddings", action="store_true", help="with -o: (windows, D) as .npy (default: off)")
     write.add_argument("--plot", action="store_true", help="a PNG of waveform, log-mel and tags (default: off)")
+    write.add_argument("--clips", type=Path, metavar="DIR", help="each event as a FLAC file there (default: none)")
+    write.add_argument(
+        "--clips-per-class", type=int, default=20, metavar="N", help="those with the highest scores (default: 20)"
+    )
     write.add_argument("--quiet", action="store_true", help="nothing but errors on stderr (default: off)")
     work = parser.add_argument_group("how to work")
     work.add_argument("--model", metavar="NAME|PATH", help=".onnx file, checkpoint or name (default: the embedded one)")
@@ -93,7 +108,7 @@ def tag(arguments: argparse.Namespace) -> None:
         for line in model_names():
             show(line)
         return
-    if not arguments.inputs:
+    if not arguments.inputs and not arguments.list_labels:
         stop(COMMAND, USAGE, "name recordings, folders or globs to tag, or - for stdin; see --help")
     signal.signal(signal.SIGTERM, _interrupt)  # what `docker stop` and batch systems send
     for stream in (sys.stdout, sys.stderr):
@@ -101,8 +116,9 @@ def tag(arguments: argparse.Namespace) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     _keep_stdout_for_results()
     try:
-        from audioset_dcls.tagging.job import EACH, Outputs, UsageError, run
+        from audioset_dcls.tagging.job import EACH, run
         from audioset_dcls.tagging.journal import FolderRemovedError, JournalError
+        from audioset_dcls.tagging.outputs import Outputs, UsageError
         from audioset_dcls.tagging.recordings import find_recordings
         from audioset_dcls.tagging.results import Options
         from audioset_dcls.tagging.session import ModelError
@@ -117,6 +133,9 @@ def tag(arguments: argparse.Namespace) -> None:
                 arguments.timeline,
                 arguments.embeddings,
                 arguments.plot,
+                arguments.all_levels,
+                arguments.clips,
+                arguments.clips_per_class,
             )
             one = to_channel(MIX if arguments.channel == EACH else arguments.channel)
             options = Options(arguments.window, arguments.hop, arguments.threshold, arguments.top, channel=one)
@@ -128,9 +147,10 @@ def tag(arguments: argparse.Namespace) -> None:
         with _decoders(len(found.recordings), arguments.jobs) as decoders:
             try:
                 tagger = Tagger(arguments.model, arguments.device, arguments.jobs)
-                options = options.of(tagger)
-                if arguments.labels is not None:
-                    options = replace(options, labels=read_labels(arguments.labels, tagger.labels))
+                if arguments.list_labels:
+                    list_labels(tagger)
+                    return
+                options = _with_files(options.of(tagger), arguments, tagger)
             except ValueError as error:  # ModelError is one
                 stop(COMMAND, USAGE, str(error))
             try:
@@ -169,28 +189,28 @@ def tag(arguments: argparse.Namespace) -> None:
     raise SystemExit(summary.exit_status)
 
 
-def read_labels(path: Path, known: Sequence[str]) -> tuple[str, ...]:
-    """Display names from a text file with a name or MID a line; "#" begins a comment line. Raises ValueError."""
-    from preprocessing.labels import labels as audioset_labels
+def _with_files(options: Options, arguments: argparse.Namespace, tagger: Tagger) -> Options:
+    """With what the files of --labels and --thresholds say. Raises ValueError."""
+    from audioset_dcls.tagging.selection import read_labels, read_thresholds
 
-    names = {label.mid: label.display_name for label in audioset_labels()}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as a list of labels: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    wanted = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    chosen = [names.get(name, name) for name in wanted]
-    for name in chosen:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(
-                f"{path}: the tagger knows no {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-            )
-    if not chosen:
-        raise ValueError(f"{path}: holds no labels; write one display name a line")
-    return tuple(dict.fromkeys(chosen))
+    if arguments.labels is not None:
+        selection = read_labels(arguments.labels, tagger.labels, tagger.masked)
+        options = replace(options, labels=selection.labels)
+        if selection.unheard and not arguments.quiet:
+            show(f"{COMMAND}: {arguments.labels}: this tagger cannot hear {', '.join(selection.unheard)}", sys.stderr)
+    if arguments.thresholds is not None:
+        options = replace(options, thresholds=read_thresholds(arguments.thresholds, tagger.labels))
+    return options
+
+
+def list_labels(tagger: Tagger) -> None:
+    """Print a CSV with a line a class."""
+    from audioset_dcls.tagging.selection import label_rows
+    from audioset_dcls.tagging.writers.csv import csv_line
+
+    for row in [("index", "mid", "name", "parents", "heard"), *label_rows(tagger.labels, tagger.masked)]:
+        show(csv_line(row).removesuffix("\n"))
+    sys.stdout.flush()
 
 
 def model_names() -> list[str]:

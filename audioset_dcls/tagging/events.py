@@ -7,31 +7,47 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preprocessing.labels import ancestor_matrix
+
 RELEASE = 0.5  # an event lasts while the score stays above this share of the threshold that began it
 
 
 class Event(NamedTuple):
-    """A tag from `start` to `end`, in seconds; `score` and `mean` are over the windows that heard it."""
+    """A tag from `start` to `end`, in seconds; `score` and `mean` are over the windows that heard it.
+
+    implied: in half or more of the windows where it reaches its threshold one of its descendants does, too: "Animal"
+        during a "Bark".
+    """
 
     start: float
     end: float
     label: str
     score: float
     mean: float
+    implied: bool = False
+
+
+def implied_classes(passes: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """(C,) bool: the classes among `passes` (C,) with a descendant among them; `above` is an `ancestor_matrix`."""
+    implied: np.ndarray = passes & above[passes].any(axis=0)
+    return implied
 
 
 class EventTracker:
     """Merges consecutive windows into events as they come, in constant memory (apart from the events found).
 
     Double threshold per class, the usual hysteresis of sound event detection: a run of windows whose score stays at or
-    above RELEASE * `threshold` is one event if at least one of them reaches `threshold` with the class among its `top`
-    best. Where windows overlap, an event is trimmed by what its silent neighbours did not hear: what only the first
-    window of the run heard lies after the end of the window before it, likewise at the end of the run.
+    above RELEASE * threshold is one event if at least one of them reaches the threshold with the class among its `top`
+    best, implied ones not counted. Where windows overlap, an event is trimmed by what its silent neighbours did not
+    hear: what only the first window of the run heard lies after the end of the window before it, likewise at the end of
+    the run.
+
+    thresholds: one for all classes, or (C,).
     """
 
-    def __init__(self, labels: Sequence[str], threshold: float, top: int) -> None:
+    def __init__(self, labels: Sequence[str], thresholds: float | np.ndarray, top: int) -> None:
         classes = len(labels)
-        self.labels, self.threshold, self.top = labels, threshold, min(top, classes)
+        self.labels, self.thresholds, self.top = labels, np.broadcast_to(thresholds, classes), top
         self.events: list[Event] = []
         self._active = np.zeros(classes, bool)
         self._confirmed = np.zeros(classes, bool)
@@ -40,25 +56,32 @@ class EventTracker:
         self._best = np.zeros(classes)
         self._sum = np.zeros(classes)
         self._count = np.zeros(classes, int)
+        self._passed = np.zeros(classes, int)  # windows in which it reaches its threshold
+        self._implied = np.zeros(classes, int)  # of these, windows in which a descendant does
+        self._above = ancestor_matrix(tuple(labels))
         self._last: tuple[float, float] | None = None
 
     def add(self, start: float, end: float, scores: np.ndarray) -> None:
         """The next window, from `start` to `end` seconds: scores (C,)."""
-        held = scores >= self.threshold * RELEASE
+        held = scores >= self.thresholds * RELEASE
         self._close(self._active & ~held, offset=start)
         opened = held & ~self._active
         self._active |= opened
         self._confirmed[opened] = False
         self._first_start[opened] = start
         self._onset[opened] = start if self._last is None else max(start, self._last[1])
-        self._best[opened] = self._sum[opened] = self._count[opened] = 0
+        for total in (self._best, self._sum, self._count, self._passed, self._implied):
+            total[opened] = 0
         np.maximum(self._best, scores, out=self._best, where=held)
         self._sum[held] += scores[held]
         self._count[held] += 1
-        best = np.argpartition(-scores, self.top - 1)[: self.top]
-        reached = np.zeros_like(held)
-        reached[best] = scores[best] >= self.threshold
-        self._confirmed |= reached
+        passes = scores >= self.thresholds
+        implied = implied_classes(passes, self._above)
+        self._passed += passes
+        self._implied += implied
+        own = np.flatnonzero(passes & ~implied)
+        self._confirmed |= implied
+        self._confirmed[own[np.argsort(-scores[own], kind="stable")[: self.top]]] = True
         self._last = (start, end)
 
     def finish(self) -> list[Event]:
@@ -83,5 +106,6 @@ class EventTracker:
                     self.labels[int(index)],
                     float(self._best[index]),
                     float(self._sum[index] / self._count[index]),
+                    bool(2 * self._implied[index] >= self._passed[index]),
                 )
             )

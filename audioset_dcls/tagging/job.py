@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -19,61 +16,30 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from audioset_dcls import __version__
+from audioset_dcls.tagging.clips import BLOCK, ClipPicker, clip_rate, clip_stems, write_clips
 from audioset_dcls.tagging.journal import FolderRemovedError, Journal, file_state
+from audioset_dcls.tagging.outputs import Outputs, UsageError
 from audioset_dcls.tagging.recordings import STDIN, Found, Recording, flat_names
 from audioset_dcls.tagging.results import Failure, OneChannel, Options, Result
+from audioset_dcls.tagging.stdin import Stdin, read_stdin
 from audioset_dcls.tagging.tagger import Tagger
-from audioset_dcls.tagging.writers import FORMATS, TEXT_FORMATS, Record, clock, record_of, suffix_of, write_file
-from preprocessing.audio import AudioError, channel_count, iter_audio
+from audioset_dcls.tagging.windows import window_warning
+from audioset_dcls.tagging.writers import FORMATS
+from audioset_dcls.tagging.writers.formats import Record, clock, specific
+from audioset_dcls.tagging.writers.summary import Totals
+from preprocessing.audio import MIX, AudioError, channel_count, iter_audio
+from preprocessing.decoding.header import read_header
 from preprocessing.files import atomic_write, sha256_of
+from preprocessing.recorders import start_time
 from preprocessing.terminal import show
 
 if TYPE_CHECKING:
     from preprocessing.decoding.process import DecoderPool
 
 EACH = "each"  # of the channels
-COMBINED = "tags"  # the combined files' name: tags.csv, tags.json, ...
-_LISTED = 20  # failures repeated at the end of a long run
+_LISTED = 20  # failures repeated at the end of a long run, classes in its table
+_LONG = 600.0  # s of audio: a single recording of that length gets the table, too
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # what keeps every other file from being written, too
-
-
-class UsageError(ValueError):
-    """Options that cannot go together; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What to write, and where.
-
-    formats: names of FORMATS. Without `folder` one text format goes to stdout as the recordings are done.
-    folder: gets one combined file a format, `tags.csv` for example; label tracks (audacity, raven), plots and
-        embeddings are one file a recording, named after it: `birds/dawn.flac.audacity.txt`.
-    separate: one file a recording in every format.
-    embeddings: (windows, D) float32 as .npy. plot: a .png; without a `folder` in the current one, named after the
-        recording, with its folders in the name if two are called the same.
-    """
-
-    formats: tuple[str, ...] = ("table",)
-    folder: Path | None = None
-    separate: bool = False
-    timeline: bool = False
-    embeddings: bool = False
-    plot: bool = False
-
-    def __post_init__(self) -> None:
-        if unknown := [name for name in self.formats if name not in FORMATS]:
-            raise UsageError(f"format {unknown[0]!r} is unknown; choose from {','.join(FORMATS)}")
-        if "parquet" in self.formats:
-            try:
-                import pyarrow  # noqa: F401
-            except ImportError as error:
-                raise UsageError("format parquet needs pyarrow: pip install pyarrow") from error
-        if self.folder is None:
-            if len(self.formats) != 1:
-                raise UsageError("several formats need a folder to go to: add -o DIR")
-            if self.formats == ("parquet",) or self.separate or self.embeddings:
-                what = "parquet" if "parquet" in self.formats else "--separate" if self.separate else "--embeddings"
-                raise UsageError(f"{what} needs a folder to write to: add -o DIR")
 
 
 @dataclass
@@ -116,12 +82,14 @@ def run(
     Raises UsageError, JournalError, and OSError if the output cannot be written at all.
     """
     stdout, stderr = stdout or sys.stdout, stderr or sys.stderr
-    if outputs.folder is None and TEXT_FORMATS[outputs.formats[0]].events_only and len(found.recordings) > 1:
+    if outputs.folder is None and FORMATS[outputs.formats[0]].of == "recording" and len(found.recordings) > 1:
         raise UsageError(f"{outputs.formats[0]} is one file a recording: add -o DIR")
     summary = Summary(failures=list(found.problems))
     for problem in found.problems:
         show(f"dcls-tag: {problem}", stderr)
     work = _Run(found, tagger, options, outputs, summary, quiet, stderr, each_channel, decoders)
+    if warning := window_warning(work.options.of(tagger).window, tagger.clip_seconds):
+        work.say(warning)
     if outputs.folder is None:
         _to_stdout(work, stdout)
     else:
@@ -133,10 +101,11 @@ def run(
 def _to_stdout(work: _Run, stdout: TextIO) -> None:
     outputs = work.outputs
     with closing(work.tag(work.recordings)) as tagged:
-        records = (record for _, records in tagged for record in records)
-        for text in TEXT_FORMATS[outputs.formats[0]].render(records, outputs.timeline):
+        records = (work.counted(recording, record) for recording, records in tagged for record in records)
+        for text in FORMATS[outputs.formats[0]].text(records, outputs.view):
             stdout.write(text)
             stdout.flush()
+    work.write_clips()
 
 
 def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
@@ -157,6 +126,11 @@ def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
         finally:
             journal.check_folder()
             _write_combined(work, folder, journal)
+        for recording in work.recordings:
+            for entry in journal.records([recording.path]):
+                for record in entry["channels"]:
+                    work.counted(recording, record)
+        work.write_clips()
     except BaseException:
         journal.close()
         raise
@@ -164,24 +138,27 @@ def _to_folder(work: _Run, folder: Path, resume: bool) -> None:
 
 
 def _write_combined(work: _Run, folder: Path, journal: Journal) -> None:
-    for name in work.outputs.formats:
-        if work.one_a_recording(name):
-            continue
-        paths = (recording.path for recording in work.recordings if recording.path in journal)
-        records = (record for entry in journal.records(paths) for record in entry["channels"])
-        write_file(folder / f"{COMBINED}{suffix_of(name)}", name, records, work.outputs.timeline)
+    for name, file in work.outputs.combined.items():
+        FORMATS[name].write(folder / file, _records(work, journal), work.outputs.view)
+
+
+def _records(work: _Run, journal: Journal) -> Iterator[Record]:
+    """All that is done, in the order of the recordings."""
+    for entry in journal.records(recording.path for recording in work.recordings):
+        yield from entry["channels"]
 
 
 def _fingerprint(work: _Run) -> dict[str, Any]:
     """All that a record depends on, apart from the recording."""
     settings, outputs = work.options.of(work.tagger), work.outputs
-    own_formats = sorted(filter(work.one_a_recording, outputs.formats))
+    own_formats = sorted(outputs.own)
     return {
         "version": __version__,
         "model": sha256_of(work.tagger.model.path),
         "window": settings.window,
         "hop": settings.hop,
         "threshold": settings.threshold,
+        "thresholds": dict(settings.thresholds or {}),
         "top": settings.top,
         "labels": settings.labels,
         "channel": EACH if work.each_channel else settings.channel,
@@ -189,6 +166,7 @@ def _fingerprint(work: _Run) -> dict[str, Any]:
         "files": [*own_formats, outputs.embeddings, outputs.plot],
         "common folder": work.root if own_formats or outputs.embeddings or outputs.plot else None,
         "timeline": outputs.timeline,
+        "all levels": outputs.all_levels,
     }
 
 
@@ -212,17 +190,44 @@ class _Run:
         self.options = replace(options, timeline=outputs.plot, embeddings=outputs.embeddings)
         self.each_channel = each_channel
         self._quiet, self._stderr = quiet, stderr
+        self._totals = Totals()
+        self._clips = None if outputs.clips is None else ClipPicker(outputs.clips, outputs.clip_count)
         self._began = time.monotonic()
         # stdin is read once, a plot needs it twice
-        self._stdin = _read_stdin() if any(recording.path == STDIN for recording in self.recordings) else None
+        self._stdin = read_stdin() if any(recording.path == STDIN for recording in self.recordings) else None
         self._decode = decoders.iter_audio if decoders else iter_audio
         self._channel_count = decoders.channel_count if decoders else channel_count
-        self._decoders = decoders
+        self._header = decoders.header if decoders else read_header
         self._states: dict[str, list[int] | None] = {}  # of the recordings that are being decoded
         self._flat_names = flat_names(self.recordings) if outputs.plot and outputs.folder is None else {}
 
-    def one_a_recording(self, name: str) -> bool:
-        return self.outputs.separate or (name in TEXT_FORMATS and TEXT_FORMATS[name].events_only)
+    def counted(self, recording: Recording, record: Record) -> Record:
+        """The record, added to what the last words tell and to what clips are taken from."""
+        shown = record if self.outputs.all_levels else specific(record)
+        self._totals.add(shown)
+        if self._clips is not None:
+            self._clips.add(recording, shown)
+        return record
+
+    def write_clips(self) -> None:
+        """The events that were picked, each from its recording, which is decoded once more."""
+        if self._clips is None:
+            return
+        folder, picked, stems = self._clips.folder, self._clips.picked(), clip_stems(self.recordings)
+        written = 0
+        for recording in self.recordings:
+            for record, events in picked.get(recording.path, ()):
+                try:
+                    write_clips(folder, stems[recording.path], record, events, self._blocks(recording, record))
+                    written += len(events)
+                except AudioError as error:  # it can be read no more
+                    self._fail(str(error))
+        self.say(f"{folder}: wrote {written} clips")
+
+    def _blocks(self, recording: Recording, record: Record) -> Iterator[np.ndarray]:
+        channel = self.options.channel if record["channel"] is None else record["channel"]
+        rate = clip_rate(record)
+        return self._decode(self._source(recording), BLOCK, rate, channel, lambda note: None)
 
     def say(self, line: str) -> None:
         if not self._quiet:
@@ -252,7 +257,11 @@ class _Run:
                 self._fail(outcome.message)
                 return []
         results = [outcome for outcome in channels if isinstance(outcome, Result)]
-        records = [record_of(result, self.options) for result in results]
+        facts = self._facts(recording)
+        records = [
+            {**result.to_dict(self.options.top), **facts, "channel": channel}
+            for result, channel in zip(results, self._channels(len(results)), strict=True)
+        ]
         for number, (record, result) in enumerate(zip(records, results, strict=True), 1):
             if not self._write_own_files(recording, record, result, number):
                 return []
@@ -260,6 +269,26 @@ class _Run:
         self.summary.tagged += 1
         self.summary.seconds += results[0].duration
         return records
+
+    def _facts(self, recording: Recording) -> Record:
+        """What a record holds that is known of the file itself."""
+        settings = self.tagger.model.log_mel_settings
+        is_file = recording.path != STDIN
+        rate = self._header(recording.path).rate if is_file else None
+        recorded = start_time(recording.path) if is_file else None
+        high = settings.f_max if rate is None else min(settings.f_max, rate / 2)
+        return {
+            "path": os.path.abspath(recording.path) if is_file else None,  # noqa: PTH100 - links stay
+            "rate": rate,
+            "band": [min(settings.f_min, high), high],
+            "recorded": recorded and recorded.isoformat(),
+        }
+
+    def _channels(self, count: int) -> Sequence[int | None]:
+        """Of each record of a recording, the channel that was heard; None for their mix."""
+        if self.each_channel:
+            return range(1, count + 1)
+        return [None if self.options.channel == MIX else int(self.options.channel)]
 
     def _tell(self, result: Result) -> None:
         if result.note is None:
@@ -278,8 +307,15 @@ class _Run:
         show(f"dcls-tag: {file}: was written to while it was read; the same command tags it again", self._stderr)
 
     def report(self) -> None:
-        """The last words: rate and failures, where there was more to do than one recording."""
+        """The last words: what was written and heard; rate and failures, if there was more to do than one recording."""
         summary = self.summary
+        if self.outputs.folder is not None and self._totals.recordings:
+            self.say(f"{self.outputs.folder}: wrote {self.outputs.written()}")
+        for_people = self.outputs.folder is not None or self.outputs.formats == ("table",)
+        is_long = self._totals.recordings > 1 or self._totals.seconds >= _LONG
+        if for_people and is_long and self._totals.classes and not self._quiet:
+            for line in self._totals.table(_LISTED):
+                show(line, self._stderr)
         if len(self.recordings) < 2 or summary.resumed == len(self.recordings):
             return
         took = max(time.monotonic() - self._began, 1e-9)
@@ -308,7 +344,7 @@ class _Run:
             counts.append(1)
             yield source
             return
-        if isinstance(source, _Stdin):  # whose place the channels would share
+        if isinstance(source, Stdin):  # whose place the channels would share
             source = source.readall()
         try:
             count = self._channel_count(source)
@@ -346,9 +382,9 @@ class _Run:
         outputs = self.outputs
         name = recording.name if outputs.folder is not None else self._flat_names.get(recording.path, recording.name)
         base = (outputs.folder or Path()) / (_channel_name(name, channel) if self.each_channel else name)
-        for name in outputs.formats:
-            if outputs.folder is not None and self.one_a_recording(name):
-                write_file(base.with_name(base.name + suffix_of(name)), name, [record], outputs.timeline)
+        if outputs.folder is not None:
+            for name in outputs.own:
+                FORMATS[name].write(base.with_name(base.name + FORMATS[name].suffix), [record], outputs.view)
         if outputs.embeddings:
             with atomic_write(base.with_name(f"{base.name}.npy")) as unfinished, unfinished.open("wb") as file:
                 np.save(file, np.asarray(result.embeddings))
@@ -357,44 +393,15 @@ class _Run:
 
             target, source = base.with_name(f"{base.name}.png"), self._source(recording)
             heard = channel if self.each_channel else self.options.channel
-            plot(target, self.tagger.model, source, result, self.options.threshold, heard, self._decode)
+            plot(target, self.tagger.model, source, result, outputs.all_levels, heard, self._decode)
 
     def _bar(self, recordings: Sequence[Recording]) -> Any:
         if self._quiet or not self._stderr.isatty():
             return nullcontext(None)
         from audioset_dcls.tagging.progress import Bar
-        from preprocessing.decoding.process import declared_seconds
 
-        seconds_of = self._decoders.seconds if self._decoders else declared_seconds
-        return Bar([recording.path for recording in recordings], seconds_of)
+        return Bar([recording.path for recording in recordings], lambda path: self._header(path).seconds)
 
 
 def _channel_name(name: str, channel: int) -> str:
     return f"{name}#{channel}"
-
-
-class _Stdin(io.FileIO):
-    """What stdin gave, in an unnamed temporary file, or an error for the decoder to put into words."""
-
-    failure: OSError | None = None
-
-    def __init__(self) -> None:
-        with tempfile.TemporaryFile(buffering=0) as unnamed:
-            super().__init__(os.dup(unnamed.fileno()), "r+")
-        self.name = "stdin"
-
-    def read(self, size: int | None = -1) -> bytes:
-        if self.failure is not None:
-            raise self.failure
-        return super().read(-1 if size is None else size)
-
-
-def _read_stdin() -> _Stdin:
-    stdin = _Stdin()
-    if sys.stdin is not None:  # None: the shell's `<&-`
-        try:
-            shutil.copyfileobj(sys.stdin.buffer, stdin, 1 << 20)  # constant memory, however long a recording is
-        except OSError as error:
-            stdin.failure = error
-    stdin.seek(0)
-    return stdin

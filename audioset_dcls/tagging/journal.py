@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from preprocessing.files import lock
 
 NAME = "dcls-tag.journal"
-_FORMAT = 2
+_FORMAT = 3
 _SAMPLE = 2**16  # bytes
 
 

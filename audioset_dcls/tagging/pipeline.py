@@ -118,7 +118,7 @@ class Pipeline:
         self._outputs = ["scores", "embedding"] if options.embeddings else ["scores"]
         self._labels = options.labels or model.labels
         index = {label: i for i, label in enumerate(model.labels)}
-        if unknown := [label for label in self._labels if label not in index]:
+        if unknown := [label for label in (*self._labels, *(options.thresholds or ())) if label not in index]:
             raise ValueError(f"the tagger knows no class {unknown[0]!r}")
         self._columns = np.array([index[label] for label in self._labels])
 
@@ -248,7 +248,8 @@ class _Pool:
 
     def __init__(self, options: Settings, labels: tuple[str, ...], columns: np.ndarray, sample_rate: int) -> None:
         self._options, self._labels, self._columns, self._rate = options, labels, columns, sample_rate
-        self._tracker = EventTracker(labels, options.threshold, options.top)
+        self._thresholds = options.thresholds_of(labels)
+        self._tracker = EventTracker(labels, self._thresholds, options.top)
         self._early: dict[int, _Window] = {}
         self._end: _End | None = None
         self._starts: list[float] = []
@@ -292,6 +293,7 @@ class _Pool:
             mean_scores=(self._sum / len(self._starts)).astype(np.float32),
             starts=np.array(self._starts),
             window=self._options.window,
+            thresholds=self._thresholds,
             events=[event._replace(end=min(event.end, round(duration, 3))) for event in self._tracker.finish()],
             timeline=np.stack(self._timeline) if self._options.timeline else None,
             embeddings=np.stack(self._embeddings) if self._options.embeddings else None,

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from rich.progress import TextColumn
 
-from audioset_dcls.tagging.writers import clock
+from audioset_dcls.tagging.writers.formats import clock
 from preprocessing.progress import progress_bar
 
 _DELAY = 2.0  # s

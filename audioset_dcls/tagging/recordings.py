@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 from preprocessing.constants import AUDIO_SUFFIXES
 
 STDIN = "-"
+_LONGEST_PART = 80  # bytes: a recording, a time and a class make no more than the 255 that file systems take
+_REPEATED = re.compile("_+")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,25 @@ def flat_names(recordings: Iterable[Recording]) -> dict[str, str]:
             taken.add(name.casefold())
         names[recording.path] = name
     return names
+
+
+def safe_name(text: str) -> str:
+    """`text` as a part of a file name on every system: letters, digits, "." and "-"; the rest is "_".
+
+    What is too long loses its start: the ends of paths tell more.
+    """
+    kept = _REPEATED.sub("_", "".join(char if char.isalnum() or char in ".-" else "_" for char in text))
+    return kept.encode()[-_LONGEST_PART:].decode(errors="ignore").strip("._-") or "_"
+
+
+def unique_names(names: Iterable[str]) -> Iterator[str]:
+    """The names, with a number behind those that came before, in upper or lower case."""
+    taken: set[str] = set()
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        free = next(one for one in itertools.chain([name], numbered) if one.casefold() not in taken)
+        taken.add(free.casefold())
+        yield free
 
 
 def _below(folder: str, problems: list[str]) -> Iterator[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from audioset_dcls.tagging.events import Event
+from audioset_dcls.tagging.events import Event, implied_classes
 from audioset_dcls.tagging.windows import LONGEST_WINDOW, SHORTEST_WINDOW
 from preprocessing.audio import MIX, Note, to_channel
+from preprocessing.labels import ancestor_matrix
 
 if TYPE_CHECKING:
     from audioset_dcls.tagging.tagger import Tagger
@@ -28,7 +29,9 @@ class Options:
 
     window, hop: seconds; longer recordings are cut in windows of `window` every `hop`. By default a window is as long
         as the clips that the tagger learned from, 10 s at most, and the hop what its file says, or half the window.
-    threshold, top: what counts as an event, see `EventTracker`. They leave `Result.scores` alone.
+    threshold, top: what counts as heard, and how many tags of a recording or window, see `EventTracker`. They leave
+        `Result.scores` alone.
+    thresholds: display name -> the threshold of that class, instead of `threshold`.
     labels: display names; the results hold these classes only.
     channel: which one of a file to hear: "mix", "left", "right", or its number from 1.
     timeline, embeddings: keep them for every window (2 kB and about 1.3 kB a window).
@@ -42,6 +45,7 @@ class Options:
     channel: str | int = MIX
     timeline: bool = True
     embeddings: bool = True
+    thresholds: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.window is not None and not SHORTEST_WINDOW <= self.window <= 3600:
@@ -49,8 +53,9 @@ class Options:
         longest = 3600 if self.window is None else self.window
         if self.hop is not None and not SHORTEST_WINDOW <= self.hop <= longest:
             raise ValueError(f"hop must be {SHORTEST_WINDOW} to {longest:g} seconds (the window), not {self.hop:g}")
-        if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold must be above 0 and at most 1, not {self.threshold:g}")
+        for threshold in (self.threshold, *(self.thresholds or {}).values()):
+            if not 0 < threshold <= 1:
+                raise ValueError(f"threshold must be above 0 and at most 1, not {threshold:g}")
         if self.top < 1:
             raise ValueError(f"top must be at least 1, not {self.top}")
         to_channel(self.channel)
@@ -62,6 +67,11 @@ class Options:
         if hop is None:
             hop = tagger.hop if self.window is None else max(window / 2, SHORTEST_WINDOW)
         return Settings(**{**vars(self), "window": window, "hop": hop})
+
+    def thresholds_of(self, labels: Sequence[str]) -> np.ndarray:
+        """(C,) float32: the threshold of each class."""
+        own = self.thresholds or {}
+        return np.array([own.get(label, self.threshold) for label in labels], np.float32)
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,8 @@ class Result:
         scores, mean_scores: (C,) float32, the highest and the mean of the windows' scores.
         starts: (windows,) seconds; a window lasts `window` seconds, the last one ends with the recording.
         window: seconds.
-        events: tags from when to when, see `EventTracker`.
+        thresholds: (C,) float32, the scores from which the classes count as heard.
+        events: tags from when to when, see `EventTracker`; those with `implied` are of a class above another one.
         timeline: (windows, C) float32 scores, or None.
         embeddings: (windows, D) float32, or None.
         note: what the user should know of the recording, such as sound that is missing in it, or None.
@@ -96,6 +107,7 @@ class Result:
     mean_scores: np.ndarray
     starts: np.ndarray
     window: float
+    thresholds: np.ndarray
     events: list[Event]
     timeline: np.ndarray | None = None
     embeddings: np.ndarray | None = None
@@ -106,28 +118,47 @@ class Result:
         """(D,) float32: the mean over the windows."""
         return None if self.embeddings is None else self.embeddings.mean(0)
 
-    def top(self, count: int = TOP, threshold: float = 0.0) -> list[tuple[str, float]]:
-        """The `count` best tags with a score of at least `threshold`: (display name, score), best first."""
-        best = np.argsort(-self.scores, kind="stable")[:count]
-        return [(self.labels[i], float(self.scores[i])) for i in best if self.scores[i] >= threshold]
+    @property
+    def implied(self) -> np.ndarray:
+        """(C,) bool: classes that count as heard and have a descendant in AudioSet's ontology that does, too."""
+        return implied_classes(self.scores >= self.thresholds, ancestor_matrix(self.labels))
 
-    def to_dict(self, count: int = TOP, threshold: float = THRESHOLD) -> dict[str, Any]:
-        """Plain types, what `dcls-tag --format json` writes: the best tags, `count` at most, and all events."""
-        means = dict(zip(self.labels, self.mean_scores.tolist(), strict=True))
-        best = self.top(count)
+    def top(self, count: int = TOP, threshold: float = 0.0, all_levels: bool = False) -> list[tuple[str, float]]:
+        """The `count` best tags with a score of at least `threshold`: (display name, score), best first.
+
+        The most specific ones: "Animal" is left out if "Bark" counts as heard, unless `all_levels` is set.
+        """
+        scores = self.scores if all_levels else np.where(self.implied, -1, self.scores)
+        best = np.argsort(-scores, kind="stable")[:count]
+        return [(self.labels[i], float(scores[i])) for i in best if scores[i] >= threshold]
+
+    def to_dict(self, count: int = TOP) -> dict[str, Any]:
+        """Plain types, what `dcls-tag --format json` writes: the best tags, `count` at most, and all events.
+
+        What the best tags imply is there, too, marked so, beyond `count`.
+        """
+        implied, passes = self.implied, self.scores >= self.thresholds
+        order = [int(i) for i in np.argsort(-self.scores, kind="stable") if passes[i]]
+        own = [i for i in order if not implied[i]][:count]
+        (best,) = self.top(1)
         return {
             "file": self.source,
             "duration": round(self.duration, 3),
             "tags": [
-                {"label": label, "score": round(score, _DIGITS), "mean": round(means[label], _DIGITS)}
-                for label, score in best
-                if score >= threshold
+                {
+                    "label": self.labels[i],
+                    "score": round(float(self.scores[i]), _DIGITS),
+                    "mean": round(float(self.mean_scores[i]), _DIGITS),
+                    "implied": bool(implied[i]),
+                }
+                for i in order
+                if implied[i] or i in own
             ],
             "events": [
                 event._replace(score=round(event.score, _DIGITS), mean=round(event.mean, _DIGITS))._asdict()
                 for event in self.events
             ],
-            "best": {"label": best[0][0], "score": round(best[0][1], _DIGITS)},
+            "best": {"label": best[0], "score": round(best[1], _DIGITS)},
         }
 
     def __repr__(self) -> str:

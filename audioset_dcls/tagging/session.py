@@ -124,6 +124,8 @@ def _facts(session: Any) -> tuple[tuple[str, ...], int, dict[str, Any]]:
         raise ValueError(f"{len(labels)} labels for {classes} scores")
     rate = checks.integer(checks.parse_json(properties["sample_rate"], "sample_rate"), "sample_rate", *SAMPLE_RATES)
     metadata = {key: _plain(value) for key, value in properties.items() if key not in ("labels", "sample_rate")}
+    if metadata.get("masked"):
+        checks.labels(metadata["masked"])
     if "clip_seconds" in metadata:
         checks.number(metadata["clip_seconds"], "clip_seconds", *SECONDS)
     if "hop_seconds" in metadata:

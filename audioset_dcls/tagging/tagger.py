@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,19 @@ class Tagger:
         return self.model.metadata
 
     @property
+    def masked(self) -> frozenset[str]:
+        """Classes that it cannot hear: they had too few clips in training."""
+        return frozenset(self.metadata.get("masked") or ())
+
+    @property
+    def clip_seconds(self) -> float:
+        """The length of the clips in training; 10 s if unknown."""
+        return float(self.metadata.get("clip_seconds", LONGEST_WINDOW))
+
+    @property
     def window(self) -> float:
-        """Seconds that a window lasts by default: the length of the clips in training, 10 s at most or if unknown."""
-        return min(float(self.metadata.get("clip_seconds", LONGEST_WINDOW)), LONGEST_WINDOW)
+        """Seconds that a window lasts by default: the length of the clips in training, 10 s at most."""
+        return min(self.clip_seconds, LONGEST_WINDOW)
 
     @property
     def hop(self) -> float:
@@ -81,12 +91,13 @@ class Tagger:
         channel: str | int = MIX,
         timeline: bool = True,
         embeddings: bool = True,
+        thresholds: Mapping[str, float] | None = None,
     ) -> Result:
         """Tag one recording: a path, a binary file object, the bytes of a file, or a waveform (samples,).
 
         sample_rate: of a waveform, Hz; 32 kHz if it is not given. A waveform is a NumPy array or a torch tensor: floats
             in [-1, 1], or int8, int16, int32, uint8, which are scaled.
-        window to embeddings: see `Options`.
+        window to thresholds: see `Options`.
 
         Raises AudioError for a source without sound to tag, ValueError for options that cannot be.
         """
@@ -95,7 +106,7 @@ class Tagger:
         elif sample_rate is not None:
             raise ValueError("sample_rate is for waveforms; a file has its own")
         chosen = None if labels is None else tuple(labels)
-        options = Options(window, hop, threshold, top, chosen, channel, timeline, embeddings)
+        options = Options(window, hop, threshold, top, chosen, channel, timeline, embeddings, thresholds)
         result = next(self.tag_all([source], options, raise_failures=True))
         assert isinstance(result, Result)
         return result

@@ -10,6 +10,18 @@ LONGEST_WINDOW = 10.0  # s: a default; longer ones can be asked for
 SHORTEST_WINDOW = 0.1  # s
 DROPPED_TAIL = 0.1  # s: "ten-second" clips are often a few milliseconds longer; that is no reason for a second window
 
+FAR = 2.0  # times the length of the clips in training, or one over it
+
+
+def window_warning(window: float, learned: float) -> str | None:
+    """One line if windows of `window` seconds are far from the `learned` ones, else None."""
+    if learned / FAR <= window <= learned * FAR:
+        return None
+    return (
+        f"windows of {window:g} s are far from the {learned:g} s that this tagger learned from: "
+        f"expect mistakes, or choose {learned / FAR:g} to {learned * FAR:g} s"
+    )
+
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int, tail: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """(first sample, samples) of each window, from consecutive blocks of a waveform.

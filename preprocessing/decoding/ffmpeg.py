@@ -59,6 +59,17 @@ def decode(name: str, file: IO[bytes], mix: Mix, findings: Findings) -> Iterator
         yield Span(rate, mix(_samples(fifo.read())), start)
 
 
+def describe(file: IO[bytes]) -> tuple[float | None, int | None]:
+    """Seconds and sample rate, Hz, that a file's header tells of its best audio track; None for what it does not."""
+    try:
+        with _open("", file) as container:
+            stream = container.streams.best("audio")
+            seconds = container.duration / 1e6 if container.duration else None
+            return seconds, (stream.rate or None) if stream else None
+    except Exception:  # whatever ffmpeg raises on hostile bytes says: unknown
+        return None, None
+
+
 def _open(name: str, file: IO[bytes]) -> Any:
     import av
 

@@ -23,6 +23,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from preprocessing.audio import MIX, AudioError, Note, OnNote, channel_count, iter_audio
+from preprocessing.decoding.header import Header, read_header
 from preprocessing.decoding.sources import Source
 from preprocessing.decoding.spans import Waveform
 from preprocessing.terminal import printable
@@ -101,17 +102,16 @@ class DecoderPool:
             child.ask("channels")
             return int(child.answer()["channels"])
 
-    def seconds(self, path: str) -> float | None:
-        """The length that a file's header declares, or None."""
+    def header(self, path: str) -> Header:
+        """As `read_header`."""
         if not _is_for_children(path):
-            return None
+            return Header()
         try:
             with self._child(path) as child:
-                child.ask("seconds")
-                seconds: float | None = child.answer()["seconds"]
+                child.ask("header")
+                return Header(*child.answer()["header"])
         except AudioError:
-            return None
-        return seconds
+            return Header()
 
     @contextlib.contextmanager
     def _child(self, path: str) -> Iterator[_Child]:
@@ -253,20 +253,10 @@ def serve() -> None:
                 )
 
 
-def declared_seconds(path: str) -> float | None:
-    """The length that a file's header declares, or None if libsndfile cannot tell."""
-    import soundfile
-
-    try:
-        return float(soundfile.info(path).duration)
-    except (OSError, RuntimeError):
-        return None
-
-
 def _last_answer(answers: int, what: str, path: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Do what is asked for; the answers before the last one are sent on the way."""
-    if what == "seconds":
-        return {"seconds": declared_seconds(path)}
+    if what == "header":
+        return {"header": read_header(path)}
     if what == "channels":
         return {"channels": channel_count(path)}
     notes: list[Note] = []

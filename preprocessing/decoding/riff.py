@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 _PCM, _FLOAT, _ALAW, _ULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
@@ -45,24 +46,31 @@ class WavSamples(NamedTuple):
 def find_samples(file: IO[bytes]) -> WavSamples | None:
     """The samples of a RIFF/WAVE file; None for other files and for headers without both chunks."""
     end = file.seek(0, io.SEEK_END)
+    layout = b""
+    for name, offset, size in chunks(file):
+        file.seek(offset)
+        if name == b"data":
+            return _samples(layout, offset, size, end) if len(layout) >= 16 else None
+        if name == b"fmt ":
+            layout = file.read(min(size, 40))
+    return None
+
+
+def chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Name, offset and size of each chunk of a RIFF/WAVE file; none of another file. It may be read in between."""
     file.seek(0)
     head = file.read(12)
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return None
-    layout = b""
+        return
+    begin = len(head)
     for _ in range(_MAX_CHUNKS):
+        file.seek(begin)
         chunk = file.read(8)
         if len(chunk) < 8:
-            return None
+            return
         size = int.from_bytes(chunk[4:], "little")
-        if chunk[:4] == b"data":
-            return _samples(layout, file.tell(), size, end) if len(layout) >= 16 else None
-        if chunk[:4] == b"fmt ":
-            layout = file.read(min(size, 40))
-            file.seek(size + size % 2 - len(layout), io.SEEK_CUR)
-        else:
-            file.seek(size + size % 2, io.SEEK_CUR)
-    return None
+        yield chunk[:4], begin + 8, size
+        begin += 8 + size + size % 2
 
 
 def _samples(layout: bytes, offset: int, size: int, end: int) -> WavSamples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from audioset_dcls import __version__
 from audioset_dcls.commands import export, tag
 from tests.conftest import RECORDINGS, environment
 
@@ -20,6 +22,7 @@ Here = Callable[..., tuple[int, str, str]]
     [
         ([], "name recordings"),
         (["x.wav", "--format", "xml"], "'xml' is unknown; choose from table,json"),
+        (["x.wav", "--clips", "c", "--clips-per-class", "0"], "clips-per-class must be"),
         (["x.wav", "--format", "json,csv"], "add -o DIR"),
         (["x.wav", "--format", "parquet"], "add -o DIR"),
         (["x.wav", "--embeddings"], "add -o DIR"),
@@ -83,6 +86,8 @@ def test_help_shows_every_option_and_default(
         "channel",
     ):
         assert f"--{option}" in text
+    for option in ("thresholds", "list-labels", "all-levels", "version", "clips", "clips-per-class"):
+        assert f"--{option}" in text
     for option in ("device", "resume", "plot", "list-models", "quiet", "separate"):
         assert f"--{option}" in text
     for default in (
@@ -132,6 +137,19 @@ def test_list_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert "tagger.onnx" in out.splitlines()[0]
     assert "convnext_dcls" in out
+
+
+def test_list_labels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The embedded tagger's; it masks none."""
+    monkeypatch.setattr(sys, "argv", ["dcls-tag", "--list-labels"])
+    tag.main()
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["index"] for row in rows] == [str(i) for i in range(527)]
+    assert {"index": "105", "mid": "/m/07qdb04", "name": "Quack", "parents": "Duck", "heard": "yes"} in rows
+
+
+def test_version(tag_here: Here) -> None:
+    assert tag_here("--version") == (0, f"dcls-tag {__version__}\n", "")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_windows_side_by_side() -> None:
 
 
 def test_scores_of_an_event_are_those_of_its_windows() -> None:
-    tracker = EventTracker(["a", "b"], threshold=0.5, top=2)
+    tracker = EventTracker(["a", "b"], 0.5, top=2)
     for i, score in enumerate([0.3, 0.9, 0.6, 0.1]):
         tracker.add(i, i + 1, np.array([0.0, score], np.float32))
     (event,) = tracker.finish()
@@ -51,9 +51,29 @@ def test_scores_of_an_event_are_those_of_its_windows() -> None:
 
 
 def test_only_the_best_of_a_window_begin_an_event() -> None:
-    tracker = EventTracker(["a", "b", "c"], threshold=0.5, top=2)
+    tracker = EventTracker(["a", "b", "c"], 0.5, top=2)
     tracker.add(0, 10, np.array([0.6, 0.9, 0.8], np.float32))
     assert [event.label for event in tracker.finish()] == ["b", "c"]
+
+
+def test_each_class_has_its_threshold() -> None:
+    tracker = EventTracker(["a", "b"], np.array([0.5, 0.9]), top=2)
+    tracker.add(0, 10, np.array([0.6, 0.8], np.float32))
+    assert [event.label for event in tracker.finish()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("barks", "implied"), [([0.9, 0.9, 0.0, 0.0], True), ([0.9, 0.0, 0.0, 0.0], False), ([0.4] * 4, False)]
+)
+def test_an_ancestor_is_implied_while_its_descendant_is_heard(barks: list[float], implied: bool) -> None:
+    """In half of its windows or more; below the threshold a descendant says nothing."""
+    tracker = EventTracker(["Animal", "Bark", "Speech"], 0.5, top=1)
+    for i, bark in enumerate(barks):
+        tracker.add(i, i + 1, np.array([0.95, bark, 0.0], np.float32))
+    events = {event.label: event for event in tracker.finish()}
+    assert events["Animal"] == Event(0, 4, "Animal", pytest.approx(0.95), pytest.approx(0.95), implied)
+    assert ("Bark" in events) == (0.9 in barks)  # top=1: what is implied takes no place
+    assert not any(event.implied for event in events.values() if event.label != "Animal")
 
 
 @given(

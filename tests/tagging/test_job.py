@@ -45,7 +45,7 @@ def test_combined_and_own_files(folder: Path, tmp_path: Path, tag_here: Here) ->
     status, stdout, err = tag_here(folder, "-o", out, "--format", "csv,json,raven", "--embeddings", "--plot")
     assert (status, stdout) == (0, "")
     own = {f"{name}{suffix}" for name in ("a.wav", "b.wav", "c/a.wav") for suffix in (".raven.txt", ".npy", ".png")}
-    assert written(out) == {"tags.csv", "tags.json"} | own
+    assert written(out) == {"tags.csv", "tags.json", "tags.raven.txt"} | own
     assert "tagged 3 of 3 recordings" in err
     assert [record["file"] for record in json.loads((out / "tags.json").read_text())] == [
         str(folder / name) for name in ("a.wav", "b.wav", "c/a.wav")
@@ -69,7 +69,7 @@ def test_the_same_tags_in_every_format(tmp_path: Path, tag_here: Here) -> None:
     assert json.loads(tag_here(file, "--format", "json")[1])[0]["tags"][0]["label"] == label
     assert next(csv.DictReader(tag_here(file, "--format", "csv")[1].splitlines()))["label"] == label
     assert label in tag_here(file, "--format", "audacity")[1].splitlines()[0].split("\t")[2]
-    assert tag_here(file, "--format", "raven")[1].splitlines()[1].split("\t")[7] == label
+    assert tag_here(file, "--format", "raven")[1].splitlines()[1].split("\t")[9] == label
 
 
 def test_the_same_run_writes_the_same_bytes(folder: Path, tmp_path: Path, tag_here: Here) -> None:
@@ -173,7 +173,7 @@ def test_full_disk(folder: Path, dcls_tag: Command, tmp_path: Path) -> None:
 def test_a_disk_that_fills_up_while_running(folder: Path, tmp_path: Path, tagger_file: Path) -> None:
     """A limit on file size stands for the disk: the journal ends with whole lines, the message is one line."""
     write_tones(folder, [f"{number:03}.wav" for number in range(60)], 0.3)
-    limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 8; exec "$@"', "bash", *COMMAND]
+    limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 32; exec "$@"', "bash", *COMMAND]
     arguments = [
         "--model",
         str(tagger_file),
@@ -255,7 +255,7 @@ def test_a_name_that_leaves_no_room_for_a_suffix(
     write_tones(folder, [fits, does_not])
     status, _, err = tag_here(folder, "-o", tmp_path / "out", *outputs)
     assert status == 1
-    (complaint,) = [line for line in err.splitlines() if "recordings, " not in line]
+    (complaint,) = [line for line in err.splitlines() if str(folder / does_not) in line]
     assert complaint.startswith(f"dcls-tag: {folder / does_not}: ")
     assert complaint.endswith("cannot be written: File name too long")
     files = written(tmp_path / "out")
@@ -408,14 +408,93 @@ def test_labels_and_threshold(tmp_path: Path, tag_here: Here) -> None:
     assert status == 0
     assert [tag["label"] for tag in json.loads(out)[0]["tags"]] == ["Duck", "Speech"]
     assert json.loads(tag_here(RECORDINGS / "duck.ogg", "--threshold", "1", "--format", "json")[1])[0]["tags"] == []
-    assert (
-        len(
-            json.loads(tag_here(RECORDINGS / "duck.ogg", "--top", "7", "--threshold", "0.0001", "--format", "json")[1])[
-                0
-            ]["tags"]
-        )
-        == 7
+    (record,) = json.loads(
+        tag_here(RECORDINGS / "duck.ogg", "--top", "7", "--threshold", "0.0001", "--format", "json")[1]
     )
+    assert len([tag for tag in record["tags"] if not tag["implied"]]) == 7
+
+
+def test_classes_that_cannot_be_heard_are_named(tmp_path: Path, tag_here: Here, tagger_file: Path) -> None:
+    import onnx
+
+    model = onnx.load(tagger_file)
+    (masked,) = [entry for entry in model.metadata_props if entry.key == "masked"] or [model.metadata_props.add()]
+    masked.key, masked.value = "masked", '["Quack"]'
+    onnx.save(model, tmp_path / "masked.onnx")
+    (tmp_path / "wanted.txt").write_text("duck\nquack\n")
+    command = (RECORDINGS / "duck.ogg", "--labels", tmp_path / "wanted.txt", "--model", tmp_path / "masked.onnx")
+    status, _, err = tag_here(*command)
+    assert (status, err) == (0, f"dcls-tag: {tmp_path / 'wanted.txt'}: this tagger cannot hear Quack\n")
+    assert tag_here(*command, "--quiet")[2] == ""
+
+
+def test_own_thresholds(folder: Path, tmp_path: Path, tag_here: Here) -> None:
+    """They decide what is heard, and others are another run."""
+    label = first_labels()["duck.ogg"]
+    command = (RECORDINGS / "duck.ogg", folder, "--format", "jsonl", "-o", tmp_path / "out")
+    (folder / "broken.wav").write_bytes(b"")  # keeps the journal
+    for score, expected in (("0.01", True), ("1", False)):
+        (tmp_path / "own.csv").write_text(f'"{label}",{score}\n')
+        err = tag_here(*command, "--thresholds", tmp_path / "own.csv")[2]
+        record = json.loads((tmp_path / "out" / "tags.jsonl").read_text().splitlines()[0])
+        assert (label in [tag["label"] for tag in record["tags"]]) == expected
+        assert ("starting over: thresholds changed" in err) == (score == "1")
+
+
+def test_all_levels(tmp_path: Path, tag_here: Here) -> None:
+    """The tagger of the tests hears Bark at any level of threshold, and Animal with it."""
+    file = RECORDINGS / "dog_bark.ogg"
+    lines = {}
+    for options in ((), ("--all-levels",)):
+        _, out, _ = tag_here(file, "--threshold", "0.0001", "--top", "1", "--timeline", *options)
+        lines[options] = {line.rpartition("  ")[2] for line in out.splitlines()[1:]}
+        _, out, _ = tag_here(file, "--threshold", "0.0001", "--top", "1", "--format", "audacity", *options)
+        assert len(out.splitlines()) == len(lines[options])
+    assert "Animal" not in lines[()]
+    assert {"Animal", "Dog"} | lines[()] <= lines[("--all-levels",)]
+    (record,) = json.loads(tag_here(file, "--threshold", "0.0001", "--format", "json", "--timeline")[1])
+    assert {event["label"]: event["implied"] for event in record["events"]}["Animal"] is True
+
+
+def test_a_long_run_ends_with_what_was_heard(tmp_path: Path, tag_here: Here) -> None:
+    names = ("cow.ogg", "rooster.ogg")
+    files = [RECORDINGS / name for name in names]
+    status, _, err = tag_here(*files, "-o", tmp_path / "out", "--format", "summary,csv,audacity", "--plot")
+    assert status == 0
+    wrote, header, *classes, rate = err.splitlines()
+    assert wrote == (
+        f"dcls-tag: {tmp_path / 'out'}: wrote tags.summary.csv, tags.csv and NAME.audacity.txt, NAME.png "
+        "for each recording"
+    )
+    assert header.split() == ["events", "time", "highest", "class"]
+    assert {first_labels()[name] for name in names} <= {line.split(maxsplit=3)[3] for line in classes}
+    assert "tagged 2 of 2" in rate
+    rows = list(csv.DictReader((tmp_path / "out" / "tags.summary.csv").read_text().splitlines()))
+    assert [row["label"] for row in rows] == [line.split(maxsplit=3)[3] for line in classes]
+    (cow,) = [row for row in rows if row["label"] == first_labels()["cow.ogg"]]
+    assert (cow["recordings"], cow["events"], cow["first_file"]) == ("1", "1", str(files[0]))
+    assert tag_here(*files, "-o", tmp_path / "out", "--quiet")[2] == ""
+    assert "highest" not in tag_here(*files, "--format", "jsonl")[2]  # stdout is for a program
+    assert "highest" in tag_here(*files)[2]
+    assert "highest" not in tag_here(files[0])[2]
+
+
+def test_nothing_heard_is_not_the_same_as_not_analysed(tmp_path: Path, tag_here: Here) -> None:
+    soundfile.write(tmp_path / "silence.wav", np.zeros(32_000), 32_000)
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    for options in ((), ("--timeline",)):
+        _, out, _ = tag_here(tmp_path, "--format", "csv", "--threshold", "1", *options)
+        (row,) = csv.DictReader(out.splitlines())
+        assert (row["file"], row["end"], row["label"]) == (str(tmp_path / "silence.wav"), "1.0", "")
+
+
+@pytest.mark.parametrize(("window", "far"), [("4.9", True), ("5", False), ("20", False), ("20.1", True)])
+def test_windows_far_from_those_in_training(window: str, far: bool, folder: Path, tag_here: Here) -> None:
+    """Ten seconds, of a tagger that does not tell; said once."""
+    err = tag_here(folder, "--window", window)[2]
+    assert err.count("far from the 10 s that this tagger learned from") == far
+    assert "choose 5 to 20 s" in err or not far
+    assert "far" not in tag_here(folder, "--window", window, "--quiet")[2]
 
 
 def test_timeline(tmp_path: Path, tag_here: Here) -> None:
@@ -425,6 +504,28 @@ def test_timeline(tmp_path: Path, tag_here: Here) -> None:
     assert all(0 <= event["start"] < event["end"] <= 31 for event in record["events"])
     starts = [event["start"] for event in record["events"]]
     assert starts == sorted(starts)
+
+
+def test_what_is_known_of_the_file(tmp_path: Path, tag_here: Here) -> None:
+    """Its time, its place and its rate: in every format that has room for them."""
+    name = "SM4_20230101_123000.wav"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes((RECORDINGS / "thunder.wav").read_bytes())
+    shown = os.path.relpath(tmp_path / "in" / name)
+    status, _, _ = tag_here(shown, "-o", tmp_path / "out", "--format", "json,csv,raven", "--timeline")
+    assert status == 0
+    (record,) = json.loads((tmp_path / "out" / "tags.json").read_text())
+    assert (record["file"], record["recorded"]) == (shown, "2023-01-01T12:30:00")
+    row = next(csv.DictReader((tmp_path / "out" / "tags.csv").read_text().splitlines()))
+    assert row["time"] == "2023-01-01T12:30:00.000"
+    tables = [(tmp_path / "out" / f"{table}.raven.txt").read_text() for table in (name, "tags")]
+    assert tables[0] == tables[1]  # of one recording
+    header, first, *_ = (line.split("\t") for line in tables[0].splitlines())
+    selection = dict(zip(header, first, strict=True))
+    assert selection["Begin Path"] == str(tmp_path / "in" / name)
+    assert selection["High Freq (Hz)"] == "4000"  # half of its 8 kHz
+    _, out, _ = tag_here(RECORDINGS / "rooster.ogg", "--format", "raven")
+    assert out.splitlines()[1].split("\t")[6] == "14000"  # as high as the tagger hears
 
 
 def test_nothing_is_left_on_the_way(folder: Path, tmp_path: Path, tag_here: Here) -> None:
@@ -447,7 +548,8 @@ def test_what_is_noted_of_a_recording(tmp_path: Path, tag_here: Here) -> None:
     for name, expected, word in (("cut.ogg", 0, "no end mark"), ("moved.mp3", 1, "may be too early")):
         for options in ([], ["-o", tmp_path / f"out of {name}"]):
             status, _, err = tag_here(tmp_path / name, "--format", "json", *options)
-            (line,) = err.splitlines()
+            line, *others = err.splitlines()
+            assert others == [f"dcls-tag: {folder}: wrote tags.json" for folder in options[1:]]
             assert line.startswith(f"dcls-tag: {tmp_path / name}: ")
             assert word in line
             assert status == expected

@@ -47,7 +47,7 @@ def test_a_result(tagger: Tagger) -> None:
     assert result.embedding is not None
     assert result.embedding.shape == (320,)
     assert result.duration == pytest.approx(len(read_audio(ROOSTER)) / 32_000)
-    assert [score for _, score in result.top(527)] == sorted(result.scores.tolist(), reverse=True)
+    assert [score for _, score in result.top(527, all_levels=True)] == sorted(result.scores.tolist(), reverse=True)
     assert result.top(3, threshold=1.1) == []
     (event, *_) = result.events
     assert (event.start, event.label) == (0, first_labels()["rooster.ogg"])
@@ -345,11 +345,53 @@ def test_a_single_source_is_one_recording(tagger_file: Path) -> None:
 
 def test_a_result_in_plain_types_and_in_a_line(tagger_file: Path) -> None:
     result = Tagger(tagger_file)(RECORDINGS / "cow.ogg", threshold=0.1, top=2)
-    plain = result.to_dict(2, 0.1)
+    plain = result.to_dict(2)
     assert json.loads(json.dumps(plain)) == plain
-    assert [tag["label"] for tag in plain["tags"]] == [label for label, _ in result.top(2, 0.1)]
+    specific = [tag["label"] for tag in plain["tags"] if not tag["implied"]]
+    assert specific == [label for label, _ in result.top(2, 0.1)]
     assert plain["events"] == [
         event._replace(score=round(event.score, 4), mean=round(event.mean, 4))._asdict() for event in result.events
     ]
     best, score = result.top(1)[0]
     assert repr(result).startswith(f"<Result {RECORDINGS / 'cow.ogg'}, {result.duration:.1f} s: {best} {score:.2f}, ")
+
+
+def heard(scores: dict[str, float], thresholds: float | dict[str, float] = 0.2) -> Result:
+    labels = tuple(scores)
+    values = np.array(list(scores.values()), np.float32)
+    own = thresholds if isinstance(thresholds, dict) else {}
+    lowest = np.array([own.get(label, 0.2) for label in labels], np.float32)
+    return Result("x.wav", 1.0, labels, values, values, np.zeros(1), 1.0, lowest, [])
+
+
+def test_the_most_specific_tags() -> None:
+    result = heard({"Animal": 0.9, "Dog": 0.8, "Bark": 0.3, "Music": 0.1, "Speech": 0.5})
+    assert [label for label, _ in result.top(3)] == ["Speech", "Bark", "Music"]
+    assert [label for label, _ in result.top(3, all_levels=True)] == ["Animal", "Dog", "Speech"]
+    assert [label for label, _ in result.top(5, threshold=0.2)] == ["Speech", "Bark"]
+    assert [(tag["label"], tag["implied"]) for tag in result.to_dict(1)["tags"]] == [
+        ("Animal", True),
+        ("Dog", True),
+        ("Speech", False),
+    ]
+    assert result.to_dict()["best"] == {"label": "Speech", "score": 0.5}
+
+
+def test_a_descendant_below_its_own_threshold_implies_nothing() -> None:
+    scores = {"Animal": 0.9, "Dog": 0.8, "Bark": 0.3}
+    assert heard(scores).top(1)[0][0] == "Bark"
+    assert heard(scores, {"Bark": 0.5}).top(1)[0][0] == "Dog"
+    assert heard(scores, {"Bark": 0.5, "Dog": 0.9}).top(1)[0][0] == "Animal"
+
+
+def test_thresholds_of_single_classes(tagger: Tagger) -> None:
+    label = first_labels()["rooster.ogg"]
+    assert label in [event.label for event in tagger(ROOSTER).events]
+    result = tagger(ROOSTER, thresholds={label: 1.0})
+    assert label not in [event.label for event in result.events]
+    assert label not in [tag["label"] for tag in result.to_dict()["tags"]]
+    assert np.array_equal(result.scores, tagger(ROOSTER).scores)
+    with pytest.raises(ValueError, match="knows no class 'Dogg'"):
+        tagger(ROOSTER, thresholds={"Dogg": 0.5})
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        tagger(ROOSTER, thresholds={label: 2})

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
-from preprocessing.audio import AudioError, iter_audio
+from preprocessing.audio import AudioError, iter_audio, read_audio
+from preprocessing.decoding.header import read_header
 from preprocessing.decoding.process import DecoderPool
 
 RECORDINGS = Path(__file__).parents[2] / "data" / "recordings"
@@ -123,11 +125,30 @@ def test_pipes_are_read_in_this_process(pool: DecoderPool, children: Callable[[]
     assert children() == set()
 
 
-def test_the_length_of_a_file(pool: DecoderPool, long: str, tmp_path: Path) -> None:
+def test_what_headers_tell(pool: DecoderPool, long: str, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no sound")
-    assert pool.seconds(long) == 20
-    assert pool.seconds(str(tmp_path / "text.wav")) is None
-    assert pool.seconds("missing.wav") is None
+    assert pool.header(long) == read_header(long) == (20, soundfile.info(long).samplerate)
+    for nothing in (str(tmp_path / "text.wav"), "missing.wav", str(tmp_path)):
+        assert pool.header(nothing) == read_header(nothing) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("air_raid_siren.mp3", 22_050), ("thunder.wav", 8_000), ("camera_shutter.oga", 96_000)]
+)
+def test_the_rate_of_a_file(name: str, rate: int) -> None:
+    header = read_header(str(RECORDINGS / name))
+    assert header.rate == rate
+    assert header.seconds == pytest.approx(len(read_audio(RECORDINGS / name)) / 32_000, abs=0.1)
+
+
+def test_the_rate_of_what_only_ffmpeg_reads(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), "fltp", "mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert read_header(str(tmp_path / "a.m4a")).rate == 16_000
 
 
 def processes() -> set[int]:
