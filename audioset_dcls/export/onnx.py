@@ -24,13 +24,12 @@ from torch.onnx.operators import shape_as_tensor
 from audioset_dcls.dcls import Folded, fold
 from audioset_dcls.export.log_mel import MatmulLogMel
 from audioset_dcls.models.trunks import AudioTagger, reparameterize
-from audioset_dcls.tagging.session import OnnxModel, onnx_quantization
+from audioset_dcls.tagging.session import FORMAT, OnnxModel, onnx_quantization
 from audioset_dcls.tagging.windows import LONGEST_WINDOW, cut_windows
 from preprocessing.audio import iter_audio
 from preprocessing.constants import HOP, N_FFT, SAMPLE_RATE
 from preprocessing.labels import labels as audioset_labels
 
-FORMAT = "1"  # of the metadata and the outputs; also in the names of cached exports
 PRECISIONS = ("float32", "float16", "int8")
 _OPSET = 17
 _SHORTEST = N_FFT // 2 + 1  # samples that the reflection at the ends needs, after pre-emphasis

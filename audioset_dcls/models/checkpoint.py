@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from audioset_dcls.dcls import dcls_layers, fold, match_kernel_sizes
+from audioset_dcls.models.formats import CheckpointError
 from audioset_dcls.models.hub import locate
 from audioset_dcls.models.published import convert_published, is_published, published_config
 from audioset_dcls.models.trunks import (
@@ -31,7 +32,7 @@ from audioset_dcls.models.trunks import (
     create_model,
     reparameterize,
 )
-from audioset_dcls.models.weights import HEADER, CheckpointError, check_tensors, read_weights
+from audioset_dcls.models.weights import HEADER, check_tensors, read_weights
 from preprocessing import checks
 from preprocessing.files import atomic_write
 from preprocessing.terminal import first_line

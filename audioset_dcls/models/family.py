@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from audioset_dcls.dcls import Replacement
+from audioset_dcls.models.formats import CheckpointError
 from audioset_dcls.models.hub import locate
-from audioset_dcls.models.weights import CheckpointError, check_tensors, read_weights
+from audioset_dcls.models.weights import check_tensors, read_weights
 from preprocessing.constants import LogMelSettings
 from preprocessing.terminal import first_line
 
