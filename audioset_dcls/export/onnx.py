@@ -23,10 +23,10 @@ from audioset_dcls.dcls import Folded, fold
 from audioset_dcls.export.log_mel import MatmulLogMel
 from audioset_dcls.export.quantize import Loss, cut_recordings, measure_loss, quantize, store_as_float16
 from audioset_dcls.models.trunks import AudioTagger, reparameterize
+from audioset_dcls.tagging.session import FORMAT
 from preprocessing.constants import HOP, N_FFT, SAMPLE_RATE
 from preprocessing.labels import labels as audioset_labels
 
-FORMAT = "1"  # of the metadata and the outputs; also in the names of cached exports
 PRECISIONS = ("float32", "float16", "int8")
 _OPSET = 17
 _SHORTEST = N_FFT // 2 + 1  # samples that the reflection at the ends needs, after pre-emphasis

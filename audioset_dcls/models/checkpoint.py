@@ -21,16 +21,28 @@ import torch
 from torch import Tensor
 
 from audioset_dcls.dcls import dcls_layers, fold, match_kernel_sizes
-from audioset_dcls.models.efficientat import convert_efficientat, efficientat_config, is_efficientat
+from audioset_dcls.models.formats import CheckpointError
 from audioset_dcls.models.hub import locate
 from audioset_dcls.models.published import convert_published, is_published, published_config
-from audioset_dcls.models.trunks import NUM_CLASSES, AudioTagger, check_config, create_model, reparameterize
-from audioset_dcls.models.weights import HEADER, CheckpointError, check_tensors, read_weights
+from audioset_dcls.models.trunks import (
+    NUM_CLASSES,
+    OWN_FAMILIES,
+    AudioTagger,
+    check_config,
+    create_model,
+    reparameterize,
+)
+from audioset_dcls.models.weights import HEADER, check_tensors, read_weights
 from preprocessing import checks
 from preprocessing.files import atomic_write
 from preprocessing.terminal import first_line
 
 _VERSION = 1
+# Of each kind of published state dict: is it one, the arguments of `create_model` for it, its conversion.
+_PUBLISHED = [
+    *((family.is_published, family.config, family.convert) for family in OWN_FAMILIES),
+    (is_published, published_config, convert_published),
+]
 _MOST_KERNEL_CELLS = 2**28  # of all DCLS layers, 1 GB: ConvNeXt-L has 2**24 with the paper's 23 x 23
 
 
@@ -100,7 +112,6 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
     content = read_weights(path)
     try:
         config, labels, metadata, weights = _own(content) if HEADER in content else _published(content)
-        check_tensors(weights)
         check_config(config)
         if labels is not None:
             labels = checks.labels(labels, config["num_classes"])
@@ -142,19 +153,20 @@ def _own(content: dict[str, Any]) -> tuple[dict[str, Any], Any, dict[str, Any], 
     if not isinstance(config, dict) or not isinstance(metadata, dict):
         raise ValueError("damaged: its model or metadata is no dictionary")
     weights = {key.removeprefix("model."): weights[key] for key in weights if key.startswith("model.")}
+    check_tensors(weights)
     return {"num_classes": NUM_CLASSES, "name": config["name"], **config}, header["labels"], metadata, weights
 
 
 def _published(content: dict[str, Any]) -> tuple[dict[str, Any], None, dict[str, Any], dict[str, Tensor]]:
     weights = content.get("model", content)
-    if isinstance(weights, dict) and is_efficientat(weights):
-        return efficientat_config(weights), None, {}, convert_efficientat(weights)
-    if not isinstance(weights, dict) or not is_published(weights):
-        keys = ", ".join(map(str, list(content)[:3])) or "none"
-        raise ValueError(
-            f"neither a model saved by audioset-dcls nor one published by DCLS-Audio or EfficientAT (its keys: {keys})"
-        )
-    return published_config(weights), None, {}, convert_published(weights)
+    for recognises, config, convert in _PUBLISHED:
+        if isinstance(weights, dict) and recognises(weights):
+            check_tensors(weights)  # before they are converted, which may copy
+            return config(weights), None, {}, convert(weights)
+    keys = ", ".join(map(str, list(content)[:3])) or "none"
+    raise ValueError(
+        f"neither a model saved by audioset-dcls nor one published by DCLS-Audio or EfficientAT (its keys: {keys})"
+    )
 
 
 def _check_shapes(model: AudioTagger, weights: Mapping[str, Tensor]) -> None:

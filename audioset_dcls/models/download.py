@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -51,8 +53,9 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
                 raise
             if _size(part) <= before or attempt == _BREAKS - 1:  # no progress: trying again will not help
                 reason = getattr(error, "reason", None) or error
+                offline = "no connection; is this machine offline? " if _is_offline(reason) else ""
                 kept = f"; the {_size(part):,} bytes that came are kept, run again to continue" if _size(part) else ""
-                raise DownloadError(f"{url}: {reason}{kept}") from error
+                raise DownloadError(f"{url}: {offline}{reason}{kept}") from error
             time.sleep(_PAUSE)
     _validator(part).unlink(missing_ok=True)
     if sha256 is not None and (found := sha256_of(part)) != sha256:
@@ -113,6 +116,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(newurl).scheme not in ("https", req.type):
             raise DownloadError(f"{req.full_url}: leads to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_offline(reason: object) -> bool:
+    """If no name can be resolved, or no network is there to send to."""
+    unreachable = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
+    return isinstance(reason, socket.gaierror) or (isinstance(reason, OSError) and reason.errno in unreachable)
 
 
 def _validator(part: Path) -> Path:

@@ -16,9 +16,8 @@ from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
 from torchvision.ops.misc import SqueezeExcitation
 
 from audioset_dcls.dcls import Replacement, replace_depthwise
-from audioset_dcls.models.hub import locate
-from audioset_dcls.models.weights import CheckpointError, check_tensors, read_weights
-from preprocessing.terminal import first_line
+from audioset_dcls.models.family import Family
+from preprocessing.constants import EFFICIENTAT_LOG_MEL
 
 WIDTHS = {
     f"efficientat_mn{tenths:02d}": tenths / 10 for tenths in (1, 2, 4, 5, 10, 20, 30, 40)
@@ -27,6 +26,13 @@ WIDTHS = {
 # part of packages is 0.55 at each clip's own length, 0.62 at 5 s, 0.58 at 10 s, and 0.59 if clips are repeated to 5 s.
 MINIMUM_FRAMES = 500
 _FIRST = "features.0.0.weight"
+_LAST_BIAS = "classifier.5.bias"  # of the "mlp" head
+
+
+def layout(width: float) -> tuple[list[Any], int]:
+    """The settings of MobileNetV3-Large's 15 blocks at a width, and the width of the classifier's first layer."""
+    blocks, last_channels = _mobilenet_v3_conf("mobilenet_v3_large", width_mult=width)
+    return blocks, last_channels
 
 
 class MobileNet(nn.Module):
@@ -34,7 +40,7 @@ class MobileNet(nn.Module):
 
     def __init__(self, width: float, num_classes: int, drop_rate: float = 0.2) -> None:
         super().__init__()
-        blocks, last_channels = _mobilenet_v3_conf("mobilenet_v3_large", width_mult=width)
+        blocks, last_channels = layout(width)
         network = MobileNetV3(blocks, last_channels, num_classes, dropout=drop_rate)
         network.features[0][0] = nn.Conv2d(1, network.features[0][0].out_channels, 3, 2, 1, bias=False)
         for module in network.modules():
@@ -71,31 +77,7 @@ class MobileNet(nn.Module):
         self.num_classes = num_classes
 
 
-def load_published(trunk: MobileNet, source: str) -> bool:
-    """Load the authors' weights, a file or a published name; if the number of classes differs, all but the last layer.
-
-    Returns if the classifier's weights were loaded. Raises OSError, and CheckpointError for another file.
-    """
-    path = locate(source)
-    content = read_weights(path)
-    if not is_efficientat(content):
-        raise CheckpointError(f"{path}: not one of EfficientAT's MobileNets, as their authors publish them")
-    try:
-        check_tensors(content)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    weights = {key.removeprefix("trunk."): value for key, value in convert_efficientat(content).items()}
-    knows_classes = len(weights["classifier.3.bias"]) == trunk.num_classes
-    if not knows_classes:
-        weights |= {key: value for key, value in trunk.state_dict().items() if key.startswith("classifier.3.")}
-    try:
-        trunk.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: {first_line(error)}") from error
-    return knows_classes
-
-
-def replace_kernels(trunk: MobileNet, kernel_count: int, warm_start: bool, **options: Any) -> list[Replacement]:
+def replace_kernels(trunk: nn.Module, kernel_count: int, warm_start: bool, **options: Any) -> list[Replacement]:
     """DCLS elements in place of the 3 x 3 and 5 x 5 kernels, as many as these have cells and at most `kernel_count`.
 
     warm_start: start from the kernels that are there; with an element for each cell they are the same up to the Gauss's
@@ -115,26 +97,45 @@ def _has_kernel(size: int, name: str, module: nn.Module) -> bool:
 
 def is_efficientat(state_dict: Mapping[str, Any]) -> bool:
     """If these are the keys of one of EfficientAT's MobileNets with the "mlp" head."""
-    return _FIRST in state_dict and "classifier.5.bias" in state_dict
+    return _FIRST in state_dict and _LAST_BIAS in state_dict
 
 
-def efficientat_config(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments of `create_model` for such a state dict. Raises KeyError for another one, ValueError for a width
-    that was not published."""
+def config_of_width(widths: Mapping[str, float], state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of `create_model` for a state dict of EfficientAT, by the channels before its classifier.
+
+    widths: name -> width multiplier. Raises KeyError for another state dict, ValueError for another width.
+    """
     channels = state_dict["classifier.2.weight"].shape[1]
-    for name, width in WIDTHS.items():
-        if 6 * _mobilenet_v3_conf("mobilenet_v3_large", width_mult=width)[0][-1].out_channels == channels:
-            return {"name": name, "dcls": False, "num_classes": len(state_dict["classifier.5.bias"])}
+    for name, width in widths.items():
+        if 6 * layout(width)[0][-1].out_channels == channels:
+            return {"name": name, "dcls": False, "num_classes": len(state_dict[_LAST_BIAS])}
     raise ValueError(f"no width of EfficientAT's MobileNets has {channels} channels before its classifier")
 
 
+def rename_classifier(key: str) -> str:
+    """The authors' classifier begins with pooling and flattening, two layers more than ours."""
+    return re.sub(r"^classifier\.([25])\.", lambda match: f"classifier.{int(match[1]) - 2}.", key)
+
+
 def convert_efficientat(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """EfficientAT's state dict -> one for the model that `efficientat_config` describes."""
+    """EfficientAT's state dict -> one for the model that `config_of_width` describes."""
     converted = {}
     for key, value in state_dict.items():
         if ".conc_se_layers.0." in key:
             key = key.replace(".conc_se_layers.0.", ".")
             value = value[:, :, None, None] if value.ndim == 2 else value
-        key = re.sub(r"^classifier\.([25])\.", lambda match: f"classifier.{int(match[1]) - 2}.", key)
-        converted[f"trunk.{key}"] = value
+        converted[f"trunk.{rename_classifier(key)}"] = value
     return converted
+
+
+MOBILE_NETS = Family(
+    title="EfficientAT's MobileNets",
+    names=WIDTHS,
+    log_mel=EFFICIENTAT_LOG_MEL,
+    minimum_frames=MINIMUM_FRAMES,
+    create=lambda name, num_classes, drop_rate: MobileNet(WIDTHS[name], num_classes, drop_rate),
+    is_published=is_efficientat,
+    config=partial(config_of_width, WIDTHS),
+    convert=convert_efficientat,
+    replace_kernels=replace_kernels,
+)

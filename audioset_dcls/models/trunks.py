@@ -21,9 +21,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from audioset_dcls.dcls import Replacement, dcls_layers, replace_depthwise
 from audioset_dcls.dcls.kernel import Interpolation
-from audioset_dcls.models import efficientat
+from audioset_dcls.models.dynamic_mobilenet import DYNAMIC_MOBILE_NETS
+from audioset_dcls.models.efficientat import MOBILE_NETS
+from audioset_dcls.models.family import Family, load_published
 from preprocessing import checks
-from preprocessing.constants import EFFICIENTAT_LOG_MEL, LogMelSettings
+from preprocessing.constants import LogMelSettings
 from preprocessing.labels import labels
 
 NUM_CLASSES = 527  # AudioSet
@@ -34,20 +36,26 @@ FAMILIES = {  # module of timm -> names to show a user who asks for another
     "timm.models.metaformer": "convformer_*, caformer_*, poolformer*",
     "timm.models.fastvit": "fastvit_*",
 }
+OWN_FAMILIES = (MOBILE_NETS, DYNAMIC_MOBILE_NETS)  # networks that timm does not have
+
+
+def _own_family(name: Any) -> Family | None:
+    return next((family for family in OWN_FAMILIES if isinstance(name, str) and name in family.names), None)
 
 
 def _check_name(name: Any, key: str) -> None:
     """Raise ValueError for what is no model of FAMILIES in timm's own registry, a hub's address for example."""
     architecture = name.split(".")[0] if isinstance(name, str) and re.fullmatch(r"\w{1,64}(\.\w{1,64})?", name) else ""
     known = [model for family in FAMILIES for model in timm.list_models(module=family.rsplit(".", 1)[1])]
-    if architecture not in known and name not in efficientat.WIDTHS:
-        families = "; ".join([*FAMILIES.values(), ", ".join(efficientat.WIDTHS)])
+    if architecture not in known and _own_family(name) is None:
+        own = [name for family in OWN_FAMILIES for name in family.names]
+        families = "; ".join([*FAMILIES.values(), *(", ".join(family.names) for family in OWN_FAMILIES)])
         if timm.is_model(architecture):
             raise ValueError(
                 f"{name}: timm has it, but its family has no stem for spectrograms; known are {families}. For DCLS "
                 "in a model of another kind see replace_depthwise"
             )
-        close = difflib.get_close_matches(architecture, [*known, *efficientat.WIDTHS], n=3)
+        close = difflib.get_close_matches(architecture, [*known, *own], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise ValueError(f"{reprlib.repr(name)} is no trunk; known are {families}{hint}")
 
@@ -99,8 +107,8 @@ class AudioTagger(nn.Module):
         self.labels = _audioset_labels(config["num_classes"])
         self.metadata: dict[str, Any] = {}
         self.log_mel_settings = LogMelSettings.from_dict(config.get("log_mel"))
-        if isinstance(trunk, efficientat.MobileNet):
-            self.minimum_frames = efficientat.MINIMUM_FRAMES
+        if family := _own_family(config["name"]):
+            self.minimum_frames = family.minimum_frames
         else:  # ConvNeXt's three unpadded 2 x 2 downsamplings need 8 columns, the other families' padded ones need 1
             self.minimum_frames = PATCH[1] * (8 if isinstance(trunk, ConvNeXt) else 1)
 
@@ -168,11 +176,12 @@ def create_model(
     """An audio tagger: (B, 1, 128, frames) normalised log-mel -> (B, num_classes) logits.
 
     name: "convnext_tiny", "convformer_s18", "fastvit_sa24" (the paper's three), any other ConvNeXt, MetaFormer or
-        FastViT of timm, e.g. "convnext_atto" to try something out, or "efficientat_mn04" (mn01 to mn40), whose log-mel
-        spectrogram is another one.
+        FastViT of timm, e.g. "convnext_atto" to try something out, or "efficientat_mn04" (mn01 to mn40) or
+        "efficientat_dymn04" (dymn04, dymn10, dymn20), whose log-mel spectrogram is another one.
     dcls: replace the 7 x 7 depthwise convolutions by DCLS ones of `kernel_count` elements that move in
         `dilated_kernel_size`² cells (the defaults are the paper's); False gives the paper's baseline. EfficientAT's
-        3 x 3 and 5 x 5 kernels get at most as many elements as they have cells.
+        3 x 3 and 5 x 5 kernels get at most as many elements as they have cells; its dynamic networks have no fixed
+        kernels and need False.
     pretrained: True starts from timm's ImageNet weights (downloaded by timm), a path from such a file. The stem and the
         classifier start anew. EfficientAT starts from its AudioSet weights (downloaded from its authors' release), and
         the classifier of 527 classes stays. DCLS elements are fitted to the trained kernels.
@@ -184,7 +193,7 @@ def create_model(
         checkpoint can do no more than name sizes. EfficientAT takes `drop_rate` alone.
 
     Raises ValueError for a name without a known stem, an option that is unknown or out of bounds (see
-    `check_config`), or dcls=True on a trunk without 7 x 7 depthwise convolutions, and RuntimeError if timm has no
+    `check_config`), or dcls=True on a trunk without depthwise convolutions to replace, and RuntimeError if timm has no
     ImageNet weights, or cannot fetch or read them.
 
     >>> create_model("convnext_atto")(torch.zeros(2, 1, 128, 1001)).shape
@@ -203,8 +212,8 @@ def create_model(
         **trunk_options,
     }
     check_config(config)
-    if name in efficientat.WIDTHS:
-        return _efficientat(config, pretrained)
+    if family := _own_family(name):
+        return _own(family, config, pretrained)
     trunk = _timm_trunk(name, pretrained, num_classes=num_classes, drop_path_rate=drop_path_rate, **trunk_options)
     _replace_stem(trunk)
     _match_published_norm(trunk)
@@ -213,21 +222,20 @@ def create_model(
     return AudioTagger(trunk, config)
 
 
-def _efficientat(config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
+def _own(family: Family, config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
+    name = config["name"]
     if unknown := config.keys() & _TIMM_OPTIONS:
-        raise ValueError(f"{config['name']} takes no {', '.join(sorted(unknown))}")
-    config = {"log_mel": EFFICIENTAT_LOG_MEL.to_dict()} | config
-    trunk = efficientat.MobileNet(
-        efficientat.WIDTHS[config["name"]], config["num_classes"], config.get("drop_rate", 0.2)
-    )
+        raise ValueError(f"{name} takes no {', '.join(sorted(unknown))}")
+    config = {"log_mel": family.log_mel.to_dict()} | config
+    trunk = family.create(name, config["num_classes"], config.get("drop_rate", 0.2))
     knows_classes = False
     if pretrained:
-        knows_classes = efficientat.load_published(trunk, pretrained if isinstance(pretrained, str) else config["name"])
-    if config["dcls"]:
-        replace_kernels(trunk, config, warm_start=bool(pretrained))
+        knows_classes = load_published(trunk, family, pretrained if isinstance(pretrained, str) else name)
+    if config["dcls"] and not replace_kernels(trunk, config, warm_start=bool(pretrained)):
+        raise ValueError(f"{name} has no depthwise convolutions for DCLS to replace; pass dcls=False")
     model = AudioTagger(trunk, config)
     if knows_classes:
-        model.metadata["starts_from"] = config["name"]
+        model.metadata["starts_from"] = name
     return model
 
 
@@ -244,8 +252,8 @@ def replace_kernels(trunk: nn.Module, config: Mapping[str, Any], warm_start: boo
         "share": config["share_positions"],
         "position_std": config["position_std"],
     }
-    if isinstance(trunk, efficientat.MobileNet):
-        return efficientat.replace_kernels(trunk, warm_start=warm_start, **options)
+    if family := _own_family(config["name"]):
+        return family.replace_kernels(trunk, warm_start=warm_start, **options)
     return replace_depthwise(trunk, warm_start=warm_start, **options)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audioset_dcls.models.formats import CheckpointError, check_format
 from preprocessing import checks
 from preprocessing.terminal import first_line, printable
 
@@ -25,10 +26,6 @@ _PLAIN_GLOBALS = re.compile(
     r"|torch (\w+Storage|Size|device|b?float\d+|u?int\d+|bool)"
     r"|argparse Namespace"
 )
-
-
-class CheckpointError(ValueError):
-    """A file is not a checkpoint that can be read; the message names the file and what to do."""
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -73,25 +70,6 @@ def _check_archive(path: Path) -> None:
             f"{path}: refused: it holds objects that can run code or take memory ({names}); "
             "ask for a file of weights only"
         )
-
-
-def check_format(path: Path) -> str:
-    """ "zip" for torch's format, or "safetensors"; raises CheckpointError for anything else."""
-    with path.open("rb") as file:
-        start = file.read(512)
-    if path.suffix == ".onnx":
-        raise CheckpointError(f"{path}: an exported tagger; open it with audioset_dcls.Tagger")
-    if start.startswith(b"PK"):
-        return "zip"
-    if start.startswith(b"\x80"):
-        raise CheckpointError(
-            f"{path}: damaged or truncated, or in torch's format of before 1.6, which is not read: its sizes cannot be "
-            "checked; save it again with a newer torch"
-        )
-    if start[8:9] == b"{":
-        return "safetensors"
-    looks = "empty" if not start else "a web page" if b"<html" in start.lower() else "no checkpoint"
-    raise CheckpointError(f"{path}: {looks}; expected a file written by torch.save or safetensors")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from preprocessing import checks
 from preprocessing.constants import LogMelSettings
 from preprocessing.terminal import first_line
 
+FORMAT = "1"  # of an exported tagger's metadata and outputs; also in the names of cached exports
 _FATAL_ONLY = 4  # ONNX Runtime's log severity: what it prints of an error, it raises too
 SAMPLE_RATES = (1_000, 384_000)  # Hz that a file may ask for
 SECONDS = (0.1, 3600.0)  # that its window and hop may last

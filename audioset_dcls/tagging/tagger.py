@@ -6,8 +6,9 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from audioset_dcls.folders import cache_folder, data_folder
+from audioset_dcls.folders import data_folder
 from audioset_dcls.tagging.events import Event
+from audioset_dcls.tagging.exported import exported
 from audioset_dcls.tagging.pipeline import Pipeline
 from audioset_dcls.tagging.results import THRESHOLD, TOP, Decode, Failure, OneChannel, Options, Result, Source
 from audioset_dcls.tagging.session import ModelError, OnnxModel
@@ -148,7 +149,7 @@ def open_model(model: str | Path | None = None, device: str = "cpu") -> OnnxMode
         if not path.is_file():
             raise ModelError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; check --model")
         return OnnxModel(path, device)
-    return OnnxModel(_exported(model), device)
+    return OnnxModel(exported(model), device)
 
 
 def embedded_tagger() -> Path:
@@ -163,23 +164,3 @@ def embedded_tagger() -> Path:
             "(dcls-export CHECKPOINT tagger.onnx makes one)"
         )
     return path
-
-
-def _exported(model: str | Path) -> Path:
-    """The ONNX file of a checkpoint or published name, made on first use; named by the checkpoint's content."""
-    try:
-        from audioset_dcls.export.onnx import export, fingerprint
-        from audioset_dcls.models.checkpoint import load_checkpoint
-    except ImportError as error:
-        raise ModelError(
-            f"{model}: only .onnx files work without {error.name}; pip install 'audioset-dcls[train]' for others"
-        ) from error
-    try:
-        loaded = load_checkpoint(model)
-        target = cache_folder() / "exported" / f"{fingerprint(loaded)}.onnx"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            export(loaded, target)
-    except (OSError, ValueError) as error:  # CheckpointError and DownloadError among them
-        raise ModelError(str(error)) from error
-    return target

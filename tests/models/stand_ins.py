@@ -2,13 +2,15 @@
 
 `tests/data/reference/published_state_dicts.json.gz` lists, per published model, [key, shape, canonical key] of every
 entry; entries with one canonical key are one tensor. `published_logits.npz` holds the (2, 527) logits that the authors'
-model gives with these weights on `spectrogram_like(2)` (DCLS-Audio, dcls 0.1.1, torch 2.11, CPU, float32).
+model gives with these weights on `spectrogram_like(2)` (DCLS-Audio, dcls 0.1.1, torch 2.11, CPU, float32); those of
+`EFFICIENTAT` are EfficientAT's (commit a425fdc, in eval mode, with the dynamic convolutions' temperature at 1).
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from functools import cache
 from pathlib import Path
@@ -23,6 +25,9 @@ MODELS = tuple(
     for trunk, size in (("convnext", "tiny"), ("convformer", "s18"), ("fastvit", "sa24"))
     for dcls in ("", "_dcls")
 )
+
+# File of EfficientAT -> gain of its convolutions, with which maps neither vanish nor explode over 50 layers
+EFFICIENTAT = {"mn04_as": 1.45, "dymn04_as": 1.64}
 
 
 @cache
@@ -39,13 +44,30 @@ def state_dict(model: str) -> dict[str, Tensor]:
     return {key: torch.from_numpy(_fill(canonical, shape)) for key, shape, canonical in entries()[model]}
 
 
+def efficientat_state_dict(file: str) -> dict[str, Tensor]:
+    """The stand-in state dict of one of EfficientAT's files, e.g. "dymn04_as"."""
+    shapes = {key: shape for key, shape, _ in entries()[file]}
+    filled = {}
+    for key, shape in shapes.items():
+        value = _fill(key, shape)
+        if len(shape) == 4:
+            value *= EFFICIENTAT[file]
+        if shape[:3] == [1, 1, 4]:  # four kernels, of which the mixture has half the deviation: the fan-in is another
+            outputs = shapes[re.sub(r"_conv\.weight$", "_norm.weight", key)][0]
+            value *= 2 * np.sqrt(4 * outputs)
+        filled[key] = torch.from_numpy(value)
+    return filled
+
+
 def _fill(key: str, shape: list[int]) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(key.encode()))
     leaf = key.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return np.zeros(shape, dtype=np.int64)
     x = rng.standard_normal(shape)
-    if leaf == "P":
+    if leaf in ("lambdas", "init_v"):
+        x = np.array([1, 1, 0.5, 0.5] if leaf == "lambdas" else [1, 0, 0, 0])  # constants of Dy-ReLU
+    elif leaf == "P":
         x = np.clip(3.0 * x, -11, 11)  # positions, in kernel cells from the centre
     elif leaf == "SIG":
         x = 0.23 + 0.5 * np.abs(x)

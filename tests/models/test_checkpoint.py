@@ -229,6 +229,7 @@ def test_published_names() -> None:
     assert list(published) == [
         *("convnext_dcls", "fastvit_dcls", "convformer_dcls", "convformer"),
         *("efficientat_mn04", "efficientat_mn10", "efficientat_mn20"),
+        *("efficientat_dymn04", "efficientat_dymn10", "efficientat_dymn20"),
     ]
     for entry in published.values():
         origin = "github.com/fschmid56/EfficientAT" if "mn" in entry.trunk else "zenodo.org/records/8370979"

@@ -174,8 +174,8 @@ def test_a_published_name_is_downloaded_once_and_checked_always(
     save_checkpoint(tmp_path / "model.pth", model)
     server.content = (tmp_path / "model.pth").read_bytes()
     (tmp_path / "published.yaml").write_text(
-        f"tiny: {{url: '{server.url}?download=1', sha256: null, trunk: test_convnext, dcls: false, parameters: 1,"
-        " mean_average_precision: 1.0}"
+        f"tiny: {{url: '{server.url}?download=1', sha256: null, size: null, trunk: test_convnext, dcls: false,"
+        " parameters: 1, gmacs: 0.1, mean_average_precision: 1.0, licence: MIT}"
     )
     monkeypatch.setattr(hub, "data_folder", lambda name: tmp_path)
     log_mel = torch.randn(1, 1, 128, 200)
@@ -185,7 +185,7 @@ def test_a_published_name_is_downloaded_once_and_checked_always(
     torch.testing.assert_close(loaded(log_mel), model(log_mel))
     digest = hashlib.sha256(server.content).hexdigest()
     cache = tmp_path / "cache" / "audioset_dcls"
-    assert (cache / "model.pth.sha256").read_text().strip() == digest
+    assert (cache / "model.pth.sha256").read_text() == f"{digest} {len(server.content)}\n"
     assert "no checksum is published; recorded" in caplog.text
 
     load_checkpoint("tiny")
