@@ -1,5 +1,6 @@
 """Dilated Convolution with Learnable Spacings. Needs torch alone, and could be lifted out as a library of its own."""
 
+from audioset_dcls.dcls.benchmark import set_benchmark
 from audioset_dcls.dcls.conv import Dcls1d, Dcls2d, Dcls3d, DclsNd, DepthwiseConv2d, dcls_layers
 from audioset_dcls.dcls.depthwise import depthwise_conv2d
 from audioset_dcls.dcls.kernel import construct_kernel
@@ -19,4 +20,5 @@ __all__ = [
     "fold",
     "match_kernel_sizes",
     "replace_depthwise",
+    "set_benchmark",
 ]

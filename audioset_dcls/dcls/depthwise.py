@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audioset_dcls.dcls.benchmark import is_benchmarking, quickest
 from audioset_dcls.dcls.spectral import (
     Axis,
     axes,
@@ -44,7 +47,7 @@ def depthwise_conv2d(
     if is_traced() or (compiled and input.device.type != "cpu"):  # a recorded graph is for any size of map
         return _direct(input, weight, bias, padding)
     if not compiled:
-        return _quicker(input, weight, bias, padding, training)
+        return _quicker(input, weight, bias, padding, training, measure=is_benchmarking())
     output = _convolve(input, weight, padding[0], padding[1], training)  # for any size, too: it chooses when it runs
     return output if bias is None else output + bias.view(-1, 1, 1)
 
@@ -128,12 +131,27 @@ def _is_exporting() -> bool:
     return torch.compiler.is_exporting()
 
 
-def _quicker(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], training: bool) -> Tensor:
+def _quicker(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, int],
+    training: bool,
+    measure: bool = False,
+) -> Tensor:
     weight, padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
-    if not is_spectral_faster(input, weight, padding, training):
+    spectral = is_spectral_faster(input, weight, padding, training)
+    if measure and input.numel():
+        operators = (partial(_direct, bias=None, padding=padding), partial(_spectral, padding=padding))
+        spectral = bool(quickest(operators, input, weight, padding, training, default=int(spectral)))
+    if not spectral:
         return _direct(input, weight, bias, padding)
-    output = correlate(input, weight, padding[0], padding[1])
+    output = _spectral(input, weight, padding)
     return output if bias is None else output + bias.view(-1, 1, 1)
+
+
+def _spectral(input: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    return correlate(input, weight, padding[0], padding[1])
 
 
 def _direct(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:

@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from audioset_dcls.dcls import set_benchmark
 from audioset_dcls.evaluation.runs import CHECKPOINT
 from audioset_dcls.models import AudioTagger
 from audioset_dcls.models.fine_tune import start_from_priors
@@ -99,6 +100,7 @@ def _train(config: DictConfig, folder: Path) -> float:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     torch.set_float32_matmul_precision("high")
     L.seed_everything(config.seed, verbose=False)
+    set_benchmark(config.benchmark)
     last = folder / "last.ckpt"
     finished_steps = steps_in(last) if last.exists() else None
     check_files(settings["data"])
