@@ -2,6 +2,7 @@
 
 from audioset_dcls.dcls.benchmark import set_benchmark
 from audioset_dcls.dcls.conv import Dcls1d, Dcls2d, Dcls3d, DclsNd, DepthwiseConv2d, dcls_layers
+from audioset_dcls.dcls.convert import convert_dcls
 from audioset_dcls.dcls.depthwise import depthwise_conv2d
 from audioset_dcls.dcls.kernel import construct_kernel
 from audioset_dcls.dcls.replace import Folded, Replacement, fold, match_kernel_sizes, replace_depthwise
@@ -15,6 +16,7 @@ __all__ = [
     "Folded",
     "Replacement",
     "construct_kernel",
+    "convert_dcls",
     "dcls_layers",
     "depthwise_conv2d",
     "fold",

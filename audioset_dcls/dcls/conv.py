@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from audioset_dcls.dcls.depthwise import FixedKernel, depthwise_conv2d, is_traced
 from audioset_dcls.dcls.kernel import (
-    INTERPOLATIONS,
     MIN_DEVIATION,
     MIN_HALF_WIDTH,
     Interpolation,
+    check_interpolation,
     construct_kernel,
     has_deviations,
 )
@@ -32,7 +32,8 @@ class DclsNd(nn.Module):
         in_channels, out_channels, stride, padding, groups, bias, padding_mode, device, dtype: as in `nn.Conv2d`. There
             is no `dilation`: the spacings are what is learned.
         kernel_count: elements a kernel; the number of weights, where a dense kernel has its area.
-        dilated_kernel_size: size of the dense kernel in which the elements move.
+        dilated_kernel_size: size of the dense kernel in which the elements move. This and what follows are given by
+            name: `dcls` has them in another order.
         interpolation: "gauss" (default: the best of the three in 2306.00817, table 1), "triangle" or "bilinear".
         position_std: positions start at N(0, position_std) cells from the centre; the default is 2112.03740's, 3.1.
 
@@ -49,6 +50,7 @@ class DclsNd(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_count: int,
+        *,
         dilated_kernel_size: int | Sequence[int],
         stride: int | Sequence[int] = 1,
         padding: int | Sequence[int] | str = 0,
@@ -64,12 +66,14 @@ class DclsNd(nn.Module):
         n = self.dimensions
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{in_channels} and {out_channels} channels are not divisible by {groups} groups")
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation {interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+        check_interpolation(interpolation)
         if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
             raise ValueError(f"padding_mode {padding_mode!r} is none of zeros, reflect, replicate, circular")
-        if kernel_count < 1:
-            raise ValueError(f"kernel_count is {kernel_count}, should be at least 1")
+        if isinstance(kernel_count, bool) or not isinstance(kernel_count, int) or kernel_count < 1:
+            raise ValueError(
+                f"kernel_count={kernel_count!r} should be a whole number from 1: how many elements the whole kernel "
+                "has, not how many along an axis"
+            )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_count = kernel_count
         self.dilated_kernel_size = _tuple(dilated_kernel_size, n)

@@ -20,6 +20,8 @@ from torch import Tensor
 
 Interpolation = Literal["bilinear", "triangle", "gauss"]
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
+# What `dcls` calls its versions -> what it is called here.
+INTERPOLATION_OF_VERSION = {"v0": "bilinear", "v1": "bilinear", "max": "triangle", "gauss": "gauss"}
 
 MIN_DEVIATION = 0.27  # cells; below it a Gaussian falls between the cells and its gradient vanishes (2306.00817, 3)
 MIN_HALF_WIDTH = 1.0  # cells; a triangle of half width 1 is the bilinear interpolation
@@ -29,6 +31,15 @@ NORMALISATION_EPS = 1e-7
 def has_deviations(interpolation: str) -> bool:
     """Whether the interpolation has a learnable width beside the position."""
     return interpolation != "bilinear"
+
+
+def check_interpolation(interpolation: str) -> None:
+    """Raises ValueError for another one than INTERPOLATIONS; tells what a version of `dcls` is called here."""
+    if interpolation in INTERPOLATIONS:
+        return
+    here = INTERPOLATION_OF_VERSION.get(interpolation)
+    hint = f"; {interpolation!r} of dcls is {here!r} here" if here else ""
+    raise ValueError(f"interpolation {interpolation!r} is none of {', '.join(INTERPOLATIONS)}{hint}")
 
 
 def profile(positions: Tensor, deviations: Tensor | None, size: int, interpolation: str) -> Tensor:
@@ -104,8 +115,7 @@ def construct_kernel(
         ValueError: shapes or interpolation that do not fit.
     """
     sizes = tuple(dilated_kernel_size)
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation {interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+    check_interpolation(interpolation)
     if positions.shape != (len(sizes), *weight.shape):
         raise ValueError(f"positions {tuple(positions.shape)} should be {(len(sizes), *weight.shape)}")
     if has_deviations(interpolation) and (deviations is None or deviations.shape != positions.shape):

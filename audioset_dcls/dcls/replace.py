@@ -182,7 +182,7 @@ def _dcls_like(
         conv.in_channels,
         conv.out_channels,
         kernel_count,
-        dilated_kernel_size,
+        dilated_kernel_size=dilated_kernel_size,
         stride=conv.stride,
         groups=conv.groups,
         bias=conv.bias is not None,

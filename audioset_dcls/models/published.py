@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from audioset_dcls.dcls import convert_dcls
+
 # The key that only this trunk's state dict has -> the trunk's name in timm.
 _TRUNK_OF_STEM = {
     "downsample_layers.0.0.weight": "convnext_tiny",
@@ -54,9 +56,6 @@ _RENAMES: dict[str, list[tuple[str, Any]]] = {
 }
 
 
-_DCLS_RENAMES: list[tuple[str, Any]] = [(r"\.P$", ".positions"), (r"\.SIG$", ".deviations")]
-
-
 def is_published(state_dict: Mapping[str, Any]) -> bool:
     """Whether these are the keys of one of DCLS-Audio's three trunks."""
     return any(key in state_dict for key in _TRUNK_OF_STEM)
@@ -65,16 +64,18 @@ def is_published(state_dict: Mapping[str, Any]) -> bool:
 def published_config(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of `create_model` for a state dict of DCLS-Audio, read from its keys and shapes.
 
-    The size of the dilated kernel leaves no trace in the weights: it is 23, as published. Raises KeyError for another
-    state dict.
+    The size of the dilated kernel leaves no trace in the weights: it is as published, 23 with widths (version "gauss"),
+    17 without (version "v0" of convnext_dcls_audio_tiny17). Raises KeyError for another state dict.
     """
     name = _trunk_name(state_dict)
     classifier = "head.fc2.weight" if name == "convformer_s18" else "head.weight"
     config: dict[str, Any] = {"name": name, "dcls": False, "num_classes": len(state_dict[classifier])}
     positions = [key for key in state_dict if key.endswith(".P")]
     if positions:
-        config |= {"dcls": True, "kernel_count": state_dict[positions[0]].shape[-1], "dilated_kernel_size": 23}
-        config["interpolation"] = "gauss"
+        count = state_dict[positions[0]].shape[-1]
+        gauss = _version(state_dict) == "gauss"
+        config |= {"dcls": True, "kernel_count": count, "dilated_kernel_size": 23 if gauss else 17}
+        config["interpolation"] = "gauss" if gauss else "bilinear"
         config["share_positions"] = _one_tensor_per_width([state_dict[key] for key in positions])
     return config
 
@@ -82,18 +83,15 @@ def published_config(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
 def convert_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of DCLS-Audio -> one for the model that `published_config` describes.
 
-    In DCLS-Audio, row 0 of the positions `P` and of the standard deviations `SIG` moves along time and row 1 along
-    frequency; ours follow the axes of the kernel, frequency first. Raises KeyError for another state dict.
+    Raises KeyError for another state dict.
     """
     name = _trunk_name(state_dict)
     converted = {}
-    for key, value in state_dict.items():
+    for key, value in convert_dcls(state_dict, _version(state_dict)).items():
         new_key = key
-        for pattern, replacement in (*_RENAMES[name], *_DCLS_RENAMES):
+        for pattern, replacement in _RENAMES[name]:
             new_key = re.sub(pattern, replacement, new_key)
-        if key.endswith((".P", ".SIG")):
-            value = value.flip(0)
-        elif name == "convformer_s18" and value.ndim == 2 and new_key.startswith("stages."):
+        if name == "convformer_s18" and value.ndim == 2 and new_key.startswith("stages."):
             value = value[:, :, None, None]  # a linear layer there, a 1 x 1 convolution in timm
         converted[f"trunk.{new_key}"] = value
     return converted
@@ -104,6 +102,11 @@ def _trunk_name(state_dict: Mapping[str, Any]) -> str:
         if key in state_dict:
             return name
     raise KeyError(" or ".join(_TRUNK_OF_STEM))
+
+
+def _version(state_dict: Mapping[str, Any]) -> str:
+    """Of the layers of `dcls`: the published ones without widths are "v0"."""
+    return "gauss" if any(key.endswith(".SIG") for key in state_dict) else "v0"
 
 
 def _one_tensor_per_width(positions: list[Tensor]) -> bool:

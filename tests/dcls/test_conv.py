@@ -51,7 +51,7 @@ def plain_twin(layer: DclsNd, **arguments) -> nn.Module:
 @pytest.mark.parametrize("size", [5, 6])
 def test_layer_equals_a_plain_convolution_with_its_kernel(n, arguments, size):
     torch.manual_seed(0)
-    layer = LAYERS[n](4, 8 if arguments.get("groups", 1) < 4 else 4, 3, size, **arguments)
+    layer = LAYERS[n](4, 8 if arguments.get("groups", 1) < 4 else 4, 3, dilated_kernel_size=size, **arguments)
     nn.init.uniform_(layer.positions, -2, 2)
     x = torch.randn(2, 4, *(9, 8, 7)[:n])
     twin = plain_twin(layer, **{key: value for key, value in arguments.items() if key != "bias"})
@@ -67,7 +67,7 @@ def test_layer_equals_a_plain_convolution_with_its_kernel(n, arguments, size):
 def test_only_what_the_elements_reach_is_convolved(interpolation, arguments, spread, size):
     """Output and gradients equal those of the whole kernel; the reach is no less than what the kernel holds."""
     torch.manual_seed(0)
-    layer = Dcls2d(4, 4, 9, size, groups=4, interpolation=interpolation, **arguments)
+    layer = Dcls2d(4, 4, 9, dilated_kernel_size=size, groups=4, interpolation=interpolation, **arguments)
     nn.init.uniform_(layer.positions, -spread, spread)
     layer.clamp_positions()
     x = torch.randn(2, 4, 30, 34)
@@ -88,7 +88,7 @@ def test_only_what_the_elements_reach_is_convolved(interpolation, arguments, spr
 
 @pytest.mark.parametrize("size", [(64, 62), (8, 7), (1, 3)])
 def test_kernel_larger_than_the_map_and_positions_on_the_border(size):
-    layer = Dcls2d(6, 6, 26, 23, padding=11, groups=6)
+    layer = Dcls2d(6, 6, 26, dilated_kernel_size=23, padding=11, groups=6)
     nn.init.uniform_(layer.positions, -40, 40)
     layer.clamp_positions()
     assert layer.positions.abs().max() == 11
@@ -98,7 +98,7 @@ def test_kernel_larger_than_the_map_and_positions_on_the_border(size):
 
 
 def test_even_kernel_clamps_onto_its_cells():
-    layer = Dcls1d(2, 2, 4, 6)
+    layer = Dcls1d(2, 2, 4, dilated_kernel_size=6)
     nn.init.constant_(layer.positions, 9.0)
     layer.clamp_positions()
     assert (layer.positions == 2).all()  # cells -3 ... 2
@@ -111,7 +111,7 @@ def test_even_kernel_clamps_onto_its_cells():
 def test_layer_and_gradients_equal_the_reference_layer(version):
     torch.manual_seed(1)
     name = {"gauss": "gauss", "max": "triangle", "v1": "bilinear"}[version]
-    layer = Dcls2d(8, 8, 26, 23, padding=11, groups=8, interpolation=name)
+    layer = Dcls2d(8, 8, 26, dilated_kernel_size=23, padding=11, groups=8, interpolation=name)
     nn.init.uniform_(layer.positions, -10, 10)
     theirs = ReferenceDcls2d(8, 8, 26, padding=11, groups=8, dilated_kernel_size=23, version=version)
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_layer_and_gradients_equal_the_reference_layer(version):
 
 def test_initialisation_is_the_reference_s():
     torch.manual_seed(0)
-    layer = Dcls2d(64, 64, 26, 23, groups=64)
+    layer = Dcls2d(64, 64, 26, dilated_kernel_size=23, groups=64)
     assert layer.positions.std().item() == pytest.approx(0.5, rel=0.03)
     assert (layer.deviations == 0.23).all()
     assert layer.weight.shape == (64, 1, 26)
@@ -139,13 +139,13 @@ def test_initialisation_is_the_reference_s():
 
 
 def test_deepcopy_pickle_and_state_dict_keep_shared_elements_and_outputs(tmp_path):
-    first, second = (Dcls2d(4, 4, 5, 9, padding=4, groups=4) for _ in range(2))
+    first, second = (Dcls2d(4, 4, 5, dilated_kernel_size=9, padding=4, groups=4) for _ in range(2))
     second.positions, second.deviations = first.positions, first.deviations
     model = nn.Sequential(first, second)
     x = torch.randn(1, 4, 12, 12)
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    fresh = nn.Sequential(*(Dcls2d(4, 4, 5, 9, padding=4, groups=4) for _ in range(2)))
+    fresh = nn.Sequential(*(Dcls2d(4, 4, 5, dilated_kernel_size=9, padding=4, groups=4) for _ in range(2)))
     fresh.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     for twin in [*copies, fresh]:
         torch.testing.assert_close(twin(x), model(x), rtol=0, atol=0)
@@ -153,7 +153,7 @@ def test_deepcopy_pickle_and_state_dict_keep_shared_elements_and_outputs(tmp_pat
 
 
 def test_autocast_builds_the_kernel_in_float32():
-    layer = Dcls2d(4, 4, 26, 23, padding=11, groups=4)
+    layer = Dcls2d(4, 4, 26, dilated_kernel_size=23, padding=11, groups=4)
     x = torch.randn(1, 4, 32, 31)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer.dense_kernel().dtype == torch.float32
@@ -166,7 +166,7 @@ def test_autocast_builds_the_kernel_in_float32():
 
 
 def test_repulsive_loss_is_the_mean_overlap_of_pairs():
-    layer = Dcls1d(1, 1, 3, 21)
+    layer = Dcls1d(1, 1, 3, dilated_kernel_size=21)
     with torch.no_grad():
         layer.positions.copy_(torch.tensor([0.0, 0.25, 5.0]).view(1, 1, 1, 3))
     loss = layer.repulsive_loss()
@@ -178,7 +178,7 @@ def test_repulsive_loss_is_the_mean_overlap_of_pairs():
 
 
 def test_repulsive_loss_has_finite_gradients_where_elements_coincide():
-    layer = Dcls2d(1, 1, 4, 5)
+    layer = Dcls2d(1, 1, 4, dilated_kernel_size=5)
     nn.init.zeros_(layer.positions)
     layer.repulsive_loss().backward()
     assert layer.positions.grad.isfinite().all()
@@ -189,6 +189,7 @@ def test_repulsive_loss_has_finite_gradients_where_elements_coincide():
     [
         ({"groups": 3}, "groups"),
         ({"interpolation": "cubic"}, "cubic"),
+        ({"interpolation": "v1"}, "'v1' of dcls is 'bilinear' here"),
         ({"padding": "full"}, "full"),
         ({"padding": "same", "stride": 2}, "stride"),
         ({"padding_mode": "mirror"}, "mirror"),
@@ -197,11 +198,11 @@ def test_repulsive_loss_has_finite_gradients_where_elements_coincide():
 )
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Dcls2d(4, 4, 3, 5, **arguments)
+        Dcls2d(4, 4, 3, dilated_kernel_size=5, **arguments)
 
 
 def test_without_batch_dimension():
-    layer = Dcls2d(4, 4, 3, 5, padding=2, groups=4)
+    layer = Dcls2d(4, 4, 3, dilated_kernel_size=5, padding=2, groups=4)
     x = torch.randn(4, 9, 9)
     torch.testing.assert_close(layer(x), layer(x[None])[0], rtol=1e-5, atol=1e-6)
 
@@ -220,7 +221,7 @@ def _train_in_a_process(rank: int, port: int, folder: str) -> None:
 
 def _small_model() -> nn.Module:
     torch.manual_seed(0)
-    layers = [Dcls2d(3, 3, 26, 23, padding=11, groups=3) for _ in range(2)]
+    layers = [Dcls2d(3, 3, 26, dilated_kernel_size=23, padding=11, groups=3) for _ in range(2)]
     layers[1].positions, layers[1].deviations = layers[0].positions, layers[0].deviations
     return nn.Sequential(*layers)
 
@@ -245,7 +246,15 @@ def _free_port() -> int:
 
 
 def test_dcls_layers_gives_each_layer_once():
-    layer = Dcls2d(2, 2, 3, 5)
+    layer = Dcls2d(2, 2, 3, dilated_kernel_size=5)
     model = nn.Sequential(layer, nn.ReLU(), layer)
     assert list(dcls_layers(model)) == [layer]
     assert list(dcls_layers(fold(model))) == []
+
+
+def test_a_call_written_for_dcls_is_an_error():
+    """There the fourth argument is the stride: read as the kernel's size it would build another layer."""
+    with pytest.raises(TypeError, match="positional argument"):
+        Dcls2d(4, 4, 3, 1, 11, dilated_kernel_size=23)
+    with pytest.raises(ValueError, match=r"kernel_count=\(3, 1\) should be a whole number"):
+        Dcls2d(4, 4, (3, 1), dilated_kernel_size=23)

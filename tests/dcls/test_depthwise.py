@@ -119,7 +119,9 @@ def test_output_follows_the_input_dtype_and_autocast():
 def test_compiles_without_graph_breaks_and_gives_the_same_gradients(backend: str) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 8, 3, padding=1), Dcls2d(8, 8, 26, 23, padding=11, groups=8), torch.nn.GELU()
+        torch.nn.Conv2d(1, 8, 3, padding=1),
+        Dcls2d(8, 8, 26, dilated_kernel_size=23, padding=11, groups=8),
+        torch.nn.GELU(),
     )
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend=backend)
     x = torch.randn(2, 1, 32, 31)
@@ -144,7 +146,7 @@ def test_the_operator_of_compiled_graphs(kernel: tuple[int, int]) -> None:
 
 def test_compiled_graphs_of_any_size_choose_when_they_run() -> None:
     """One graph for all sizes, with our operator: torch.compile must neither take torch's nor guard the sizes."""
-    layer = Dcls2d(4, 4, 26, 23, padding=11, groups=4)
+    layer = Dcls2d(4, 4, 26, dilated_kernel_size=23, padding=11, groups=4)
     graphs: list[torch.fx.GraphModule] = []
 
     def record(graph: torch.fx.GraphModule, inputs: object) -> object:
@@ -162,7 +164,7 @@ def test_compiled_graphs_of_any_size_choose_when_they_run() -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported_graphs_hold_torchs_convolution(strict: bool) -> None:
-    layer = Dcls2d(4, 4, 26, 23, padding=11, groups=4)
+    layer = Dcls2d(4, 4, 26, dilated_kernel_size=23, padding=11, groups=4)
     x, frames = torch.randn(2, 4, 32, 31), torch.export.Dim("frames", min=2, max=500)
     program = torch.export.export(layer, (x,), dynamic_shapes=({3: frames},), strict=strict)
     assert not [node for node in program.graph.nodes if "audioset_dcls" in str(node.target)]

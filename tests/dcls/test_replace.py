@@ -97,7 +97,13 @@ def test_folded_model_gives_the_same_output_from_a_plain_state_dict(convnext, in
     assert folded.stages[0].blocks[0].conv_dw.weight.shape == (40, 1, 23, 23)
 
 
-@pytest.mark.parametrize("layer", [Dcls1d(4, 6, 3, 9, padding=4), Dcls2d(4, 4, 3, 6, padding="same", groups=4)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Dcls1d(4, 6, 3, dilated_kernel_size=9, padding=4),
+        Dcls2d(4, 4, 3, dilated_kernel_size=6, padding="same", groups=4),
+    ],
+)
 def test_fold_of_a_single_layer(layer):
     x = torch.randn(2, 4, *(12, 11)[: layer.dimensions])
     torch.testing.assert_close(fold(layer)(x), layer(x), rtol=1e-5, atol=1e-6)
@@ -141,7 +147,7 @@ def test_warm_start_fits_smooth_kernels_that_share_positions():
 
 def test_folded_layer_keeps_up_with_changed_weights_and_sizes():
     """Its spectrum is kept between calls: a new size of map, or weights changed in place, must not meet an old one."""
-    layer = fold(Dcls2d(4, 4, 26, 23, padding=11, groups=4), tolerance=None)
+    layer = fold(Dcls2d(4, 4, 26, dilated_kernel_size=23, padding=11, groups=4), tolerance=None)
     sizes = [(64, 62), (32, 31), (64, 62)]
     with torch.no_grad():
         for size in sizes:
@@ -157,7 +163,7 @@ def test_folded_layer_keeps_up_with_changed_weights_and_sizes():
 
 
 def test_folded_model_still_trains():
-    layer = fold(Dcls2d(4, 4, 26, 23, padding=11, groups=4))
+    layer = fold(Dcls2d(4, 4, 26, dilated_kernel_size=23, padding=11, groups=4))
     layer(torch.randn(2, 4, 32, 31)).square().sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.abs().sum() > 0
@@ -165,7 +171,7 @@ def test_folded_model_still_trains():
 
 def test_layer_folded_in_inference_mode_follows_its_weights_too():
     with torch.inference_mode():
-        layer = fold(Dcls2d(4, 4, 26, 23, padding=11, groups=4), tolerance=None)
+        layer = fold(Dcls2d(4, 4, 26, dilated_kernel_size=23, padding=11, groups=4), tolerance=None)
         x = torch.randn(2, 4, 32, 31)
         before = layer(x) - layer.bias.view(-1, 1, 1)
         layer.weight.mul_(2)
@@ -193,7 +199,7 @@ def by_one_cell(layer: nn.Module) -> None:
 @pytest.mark.parametrize("change", [by_data, by_vector, by_numpy, by_one_cell])
 def test_folded_layer_follows_changes_that_leave_no_trace(change):
     """None of these raises the tensor's version or makes a new one."""
-    layer = fold(Dcls2d(4, 4, 26, 23, padding=11, groups=4), tolerance=None)
+    layer = fold(Dcls2d(4, 4, 26, dilated_kernel_size=23, padding=11, groups=4), tolerance=None)
     x = torch.randn(2, 4, 64, 62)
     with torch.no_grad():
         layer(x)
@@ -218,14 +224,16 @@ def smallest_box(kernel: torch.Tensor, tolerance: float) -> set[tuple[int, ...]]
 
 
 LAYERS = {
-    "odd": lambda: Dcls2d(6, 6, 5, 15, padding=7, groups=6),
-    "even": lambda: Dcls2d(6, 6, 5, 12, padding="same", groups=6),
-    "two sizes, stride, little padding": lambda: Dcls2d(6, 6, 5, (17, 9), padding=(8, 2), stride=(2, 3), groups=6),
-    "circular": lambda: Dcls2d(6, 6, 5, 15, padding=7, groups=6, padding_mode="circular"),
-    "reflected": lambda: Dcls2d(6, 6, 5, 15, padding=7, groups=6, padding_mode="reflect"),
-    "dense, no bias": lambda: Dcls2d(6, 4, 5, 11, padding=5, bias=False),
-    "one axis": lambda: Dcls1d(6, 6, 5, 21, padding=10, groups=6),
-    "three axes": lambda: Dcls3d(6, 6, 5, (5, 7, 9), padding=(2, 3, 4), groups=6),
+    "odd": lambda: Dcls2d(6, 6, 5, dilated_kernel_size=15, padding=7, groups=6),
+    "even": lambda: Dcls2d(6, 6, 5, dilated_kernel_size=12, padding="same", groups=6),
+    "two sizes, stride, little padding": lambda: Dcls2d(
+        6, 6, 5, dilated_kernel_size=(17, 9), padding=(8, 2), stride=(2, 3), groups=6
+    ),
+    "circular": lambda: Dcls2d(6, 6, 5, dilated_kernel_size=15, padding=7, groups=6, padding_mode="circular"),
+    "reflected": lambda: Dcls2d(6, 6, 5, dilated_kernel_size=15, padding=7, groups=6, padding_mode="reflect"),
+    "dense, no bias": lambda: Dcls2d(6, 4, 5, dilated_kernel_size=11, padding=5, bias=False),
+    "one axis": lambda: Dcls1d(6, 6, 5, dilated_kernel_size=21, padding=10, groups=6),
+    "three axes": lambda: Dcls3d(6, 6, 5, dilated_kernel_size=(5, 7, 9), padding=(2, 3, 4), groups=6),
 }
 
 
@@ -261,13 +269,13 @@ def test_kernels_are_cropped_to_the_smallest_box_that_keeps_the_output(name: str
 
 def test_padding_bounds_the_crop():
     """Without padding a smaller kernel would give a larger output."""
-    layer = Dcls2d(3, 3, 5, (15, 15), padding=(0, 2), groups=3)
+    layer = Dcls2d(3, 3, 5, dilated_kernel_size=(15, 15), padding=(0, 2), groups=3)
     assert fold(layer).kernel_size == (15, 11)
-    assert fold(Dcls2d(3, 3, 5, 15, padding="valid", groups=3)).kernel_size == (15, 15)
+    assert fold(Dcls2d(3, 3, 5, dilated_kernel_size=15, padding="valid", groups=3)).kernel_size == (15, 15)
 
 
 def test_one_channel_that_reaches_out_keeps_the_kernels_size():
-    layer = Dcls2d(3, 3, 5, 15, padding=7, groups=3)
+    layer = Dcls2d(3, 3, 5, dilated_kernel_size=15, padding=7, groups=3)
     with torch.no_grad():
         layer.positions[1, 2, 0, 0] = -7.0
     assert fold(layer).weight.shape[-1] == 15
@@ -275,7 +283,7 @@ def test_one_channel_that_reaches_out_keeps_the_kernels_size():
 
 
 def test_kernels_that_are_not_finite_or_zero():
-    layer = Dcls2d(3, 3, 5, 15, padding=7, groups=3)
+    layer = Dcls2d(3, 3, 5, dilated_kernel_size=15, padding=7, groups=3)
     with torch.no_grad():
         layer.weight.zero_()
         assert fold(layer).kernel_size == (1, 1)

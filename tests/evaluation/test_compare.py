@@ -62,7 +62,7 @@ def test_mean_and_sample_std(study: tuple[Path, dict[str, list[np.ndarray]]], tm
     assert comparison.experiments == ["paper/dcls", "paper/plain"]
     assert [run.seed for run in comparison.of("paper/dcls")] == [0, 1, 10]
     write_comparison(comparison, tmp_path)
-    rows = list(csv.DictReader((tmp_path / "experiments.csv").open(newline="")))
+    rows = list(csv.DictReader((tmp_path / "experiments.csv").read_text().splitlines()))
     for name, runs in scores.items():
         values = [metrics.mean_average_precision(TARGETS, one) for one in runs]
         row = next(row for row in rows if (row["experiment"], row["metric"]) == (name, "mAP"))
@@ -77,7 +77,7 @@ def test_mean_and_sample_std(study: tuple[Path, dict[str, list[np.ndarray]]], tm
         *("mAP", "specific_top_1", "specific_top_3", "specific_top_5"),
         *("AUC", "d_prime", "lwlrap", "micro_mAP", "mAP 1 s", "parameters"),
     }
-    assert len(list(csv.DictReader((tmp_path / "runs.csv").open(newline="")))) == 6
+    assert len(list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))) == 6
 
 
 def test_paired_difference(study: tuple[Path, dict[str, list[np.ndarray]]]) -> None:

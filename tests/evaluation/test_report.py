@@ -195,7 +195,7 @@ def test_files(report: Report, predictions: Predictions, tmp_path: Path) -> None
     write_report(report, tmp_path / "new" / "folder")
     written = {path.name: path for path in (tmp_path / "new" / "folder").iterdir()}
     assert sorted(written) == ["classes.csv", "metrics.json", "predictions.npz", "report.html"]
-    rows = list(csv.DictReader(written["classes.csv"].open(encoding="utf-8", newline="")))
+    rows = list(csv.DictReader(written["classes.csv"].read_text(encoding="utf-8").splitlines()))
     assert [row["class"] for row in rows] == ["Speech", NASTY, "Always", "Dog"]
     scores = predictions.scores["full"]
     for row, index in zip(rows, (0, 1, 3, 4), strict=True):
@@ -219,7 +219,8 @@ def test_a_failed_write_leaves_the_old_report(report: Report, tmp_path: Path, mo
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full_disk(self: Path, content: bytes) -> int:
-        self.open("wb").write(content[: len(content) // 2])
+        with self.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)

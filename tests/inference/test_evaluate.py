@@ -201,9 +201,9 @@ def test_runs_are_evaluated_compared_and_not_evaluated_twice(
     status, output, errors = dcls_eval("--runs", tmp_path, "--data", data)
     assert (status, errors) == (0, "")
     assert "mAP (95 %:" in output
-    row, other = csv.DictReader((tmp_path / "comparison" / "differences.csv").open(newline=""))
+    row, other = csv.DictReader((tmp_path / "comparison" / "differences.csv").read_text().splitlines())
     assert (row["metric"], other["metric"]) == ("mAP", "specific_top_3")
-    runs = list(csv.DictReader((tmp_path / "comparison" / "runs.csv").open(newline="")))
+    runs = list(csv.DictReader((tmp_path / "comparison" / "runs.csv").read_text().splitlines()))
     scores = {(one["experiment"], one["seed"]): float(one["mAP"]) for one in runs}
     expected = np.mean([scores[row["first"], seed] - scores[row["second"], seed] for seed in "01"])
     assert float(row["mean_difference"]) == pytest.approx(expected, abs=1e-12)
@@ -219,7 +219,7 @@ def test_runs_are_evaluated_compared_and_not_evaluated_twice(
     assert len(errors.splitlines()) == 1
     again = [str(path.relative_to(tmp_path)) for path, time in reports.items() if path.stat().st_mtime_ns != time]
     assert again == ["plain/seed_1/best-on-eval/metrics.json"]
-    assert len(list(csv.DictReader((tmp_path / "comparison" / "runs.csv").open(newline="")))) == 3
+    assert len(list(csv.DictReader((tmp_path / "comparison" / "runs.csv").read_text().splitlines()))) == 3
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from DCLS.construct.modules import Dcls2d as ReferenceDcls2d
 
 from audioset_dcls.dcls import dcls_layers, fold
 from audioset_dcls.models import load_checkpoint, reparameterize
@@ -61,6 +62,29 @@ def test_positions_of_time_and_frequency_change_places() -> None:
     assert torch.equal(converted[f"{new_key}.positions"][1], state_dict[f"{key}.P"][0])
     assert torch.equal(converted[f"{new_key}.deviations"][0], state_dict[f"{key}.SIG"][1])
     assert torch.equal(converted[f"{new_key}.weight"], state_dict[f"{key}.weight"])
+
+
+def test_positions_without_widths_are_those_of_convnext_dcls_audio_tiny17(tmp_path: Path) -> None:
+    """17 x 17, 34 elements, version "v0" of dcls, whose row 0 is the kernel's first axis: a stand-in of its format."""
+    generator = torch.Generator().manual_seed(0)
+    given, state_dict = stand_ins.state_dict("convnext_dcls_audio_tiny"), {}
+    for key, value in given.items():
+        elements = f"{key.rpartition('.')[0]}.P" in given
+        if key.endswith(".SIG"):
+            continue
+        if elements and not key.endswith(".bias"):
+            value = torch.rand(*value.shape[:-1], 34, generator=generator) - 0.5
+        state_dict[key] = value
+    torch.save({"model": state_dict}, tmp_path / "convnext_dcls_audio_tiny17.pth")
+    model = load_checkpoint(tmp_path / "convnext_dcls_audio_tiny17.pth")
+    assert (model.config["kernel_count"], model.config["dilated_kernel_size"]) == (34, 17)
+    assert model.config["interpolation"] == "bilinear"
+    layer = model.trunk.stages[0].blocks[0].conv_dw
+    theirs = ReferenceDcls2d(96, 96, 34, padding=8, dilated_kernel_size=17, groups=96, version="v0")
+    names = ("weight", "P", "bias")
+    theirs.load_state_dict({name: state_dict[f"stages.0.0.dwconv.{name}"] for name in names})
+    x = torch.randn(1, 96, 20, 12, generator=generator)
+    torch.testing.assert_close(layer(x), theirs(x), rtol=0, atol=1e-5)
 
 
 def test_positions_that_differ_within_a_stage_are_not_shared() -> None:

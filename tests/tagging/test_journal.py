@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,14 @@ def test_a_journal_that_is_none_starts_over(tmp_path: Path, files: list[str]) ->
     assert len(journal) == 0
     journal.add(files[0], {}, file_state(files[0]))
     journal.close()
-    assert files[0] in Journal(tmp_path, SETTINGS)
+    with closing(Journal(tmp_path, SETTINGS)) as journal:
+        assert files[0] in journal
 
 
 def test_no_resume_starts_over(tmp_path: Path, files: list[str]) -> None:
     filled(tmp_path, files)
-    assert len(Journal(tmp_path, SETTINGS, resume=False)) == 0
+    with closing(Journal(tmp_path, SETTINGS, resume=False)) as journal:
+        assert len(journal) == 0
 
 
 def test_a_changed_file_is_tagged_again(tmp_path: Path, files: list[str]) -> None:
@@ -94,11 +97,13 @@ def test_recordings_that_look_alike_from_outside(
         os.utime(folder / "0001.wav", (1e9, 1e9))
     monkeypatch.chdir(card)
     filled(tmp_path, ["0001.wav"])
-    assert "0001.wav" in Journal(tmp_path, SETTINGS)
+    with closing(Journal(tmp_path, SETTINGS)) as journal:
+        assert "0001.wav" in journal
     monkeypatch.chdir(other)
     (other / "0001.wav").write_bytes(b"RIFF" + bytes(1000) + b"a horn.")
     os.utime("0001.wav", (1e9, 1e9))
-    assert "0001.wav" not in Journal(tmp_path, SETTINGS)
+    with closing(Journal(tmp_path, SETTINGS)) as journal:
+        assert "0001.wav" not in journal
 
 
 def test_a_file_that_is_written_to_while_it_is_read(tmp_path: Path, files: list[str]) -> None:
@@ -109,7 +114,8 @@ def test_a_file_that_is_written_to_while_it_is_read(tmp_path: Path, files: list[
     assert not journal.add(files[0], {"file": "half"}, before)
     assert [record["file"] for record in journal.records(files)] == ["half"]
     journal.close()
-    assert files[0] not in Journal(tmp_path, SETTINGS)
+    with closing(Journal(tmp_path, SETTINGS)) as journal:
+        assert files[0] not in journal
 
 
 def test_a_file_that_changes_later_keeps_its_record_in_this_run(tmp_path: Path, files: list[str]) -> None:
@@ -135,7 +141,8 @@ def test_entries_that_are_none_are_dropped(tmp_path: Path, files: list[str]) -> 
     path = tmp_path / NAME
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], b'{"path": "x"}\n', *lines[2:]]))
-    assert [file in Journal(tmp_path, SETTINGS) for file in files] == [True, False, False]
+    with closing(Journal(tmp_path, SETTINGS)) as journal:
+        assert [file in journal for file in files] == [True, False, False]
 
 
 def test_stdin_is_never_known(tmp_path: Path) -> None:
@@ -143,7 +150,8 @@ def test_stdin_is_never_known(tmp_path: Path) -> None:
     journal.add("-", {}, None)
     assert "-" in journal
     journal.close()
-    assert "-" not in Journal(tmp_path, SETTINGS)
+    with closing(Journal(tmp_path, SETTINGS)) as journal:
+        assert "-" not in journal
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -27,4 +27,4 @@ def _render(records: Iterable[Record], timeline: bool) -> Iterator[str]:
             yield csv_line([*place, *record["band"], *when, event["label"], distance, ""])
 
 
-KALEIDOSCOPE = Format(".kaleidoscope.csv", _render)
+KALEIDOSCOPE = Format(".kaleidoscope.csv", _render, of_rate=True)
