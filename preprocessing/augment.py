@@ -90,7 +90,7 @@ class Augment:
 def random_roll(waveform: Tensor, generator: Generator) -> Tensor:
     """Each clip of (batch, samples) rotated by its own shift, uniform over the clip's length."""
     batch, samples = waveform.shape
-    shifts = (torch.rand(batch, generator=generator, device=generator.device) * samples).long().tolist()
+    shifts = _shifts(batch, samples, generator)
     return torch.stack([clip.roll(shift) for clip, shift in zip(waveform, shifts, strict=True)])
 
 
@@ -186,9 +186,7 @@ def mixup(batch: int, generator: Generator, alpha: float = 0.8, device: torch.de
     if alpha == 0:
         return Mixture(None, 1.0)
     permutation = torch.randperm(batch, generator=generator, device=generator.device)
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    ratio = np.random.default_rng(int(seed)).beta(alpha, alpha)  # torch's own Beta takes no generator
-    return Mixture(permutation.to(device, non_blocking=True), float(ratio))
+    return Mixture(permutation.to(device, non_blocking=True), _mixing_ratio(alpha, generator))
 
 
 def smooth_labels(target: Tensor, smoothing: float = 0.1) -> Tensor:
@@ -197,6 +195,21 @@ def smooth_labels(target: Tensor, smoothing: float = 0.1) -> Tensor:
     With 527 classes the reference's 0.1 makes 0.00019 of 0 and 0.90019 of 1: it lowers the positives alone.
     """
     return (1 - smoothing) * target.float() + smoothing / target.shape[-1]
+
+
+# Numbers that Python needs: the generator is on the CPU, so no device is waited for.
+
+
+def _shifts(count: int, samples: int, generator: Generator) -> list[int]:
+    """Whole numbers from 0 to `samples` - 1."""
+    shifts: list[int] = (torch.rand(count, generator=generator, device=generator.device) * samples).long().tolist()
+    return shifts
+
+
+def _mixing_ratio(alpha: float, generator: Generator) -> float:
+    """From Beta(alpha, alpha); torch's own takes no generator."""
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    return float(np.random.default_rng(int(seed)).beta(alpha, alpha))
 
 
 def _uniform(shape: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:
