@@ -25,7 +25,7 @@ class Display:
         self._source = printable(source)
         self._now: dict[int, News] = {}
         self._last: deque[str] = deque(maxlen=_LAST)
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = Live(console=console, auto_refresh=False)
 
     def __enter__(self) -> Display:
         self._live.start()

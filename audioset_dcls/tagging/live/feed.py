@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -15,6 +16,7 @@ from preprocessing.live import LiveSource
 
 _BLOCK = 0.1  # s
 _HELD = 300  # blocks between the source and the model
+_RECENT = 600  # s of sound
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0  # s before connecting again
 
 
@@ -47,9 +49,11 @@ class Feed:
         self._source, self._rate, self._on_note, self._clock = source, sample_rate, on_note, clock
         self._stopped = threading.Event()
         self._wait = wait or self._stopped.wait
-        self._items: queue.Queue[Waveform | _Mark] = queue.Queue(_HELD)
-        self._began = 0.0
+        self._items: queue.Queue[tuple[Waveform, float] | _Mark] = queue.Queue(_HELD)
+        self._began = math.inf  # on the clock
+        self._lowest = math.inf  # `_began` as the last minutes have it
         self._samples = 0  # of the present segment
+        self._periods = 0  # of _RECENT in it
         self._mark = _Mark()  # what ended the last segment
 
     @property
@@ -74,11 +78,11 @@ class Feed:
                 self._on_note(item.line)
                 item = self._items.get()
                 continue
-            length = len(item) / self._rate
-            if position is None:
-                self._began = self._clock() - length
-            base = 0.0 if position is None else max(position, self.elapsed - length)
-            yield base, self._segment(item)
+            base = 0.0
+            if position is not None:
+                block, arrival = item
+                base = max(position, arrival - len(block) / self._rate - self._began)
+            yield base, self._segment(base, item)
             position = base + self._samples / self._rate
             item = self._mark
         if item.error is not None:
@@ -88,13 +92,27 @@ class Feed:
         """End after what is there."""
         self._stopped.set()
 
-    def _segment(self, item: Waveform | _Mark) -> Iterator[Waveform]:
-        self._samples = 0
+    def _segment(self, base: float, item: tuple[Waveform, float] | _Mark) -> Iterator[Waveform]:
+        self._samples = self._periods = 0
         while not isinstance(item, _Mark):
-            self._samples += len(item)
-            yield item
+            block, arrival = item
+            self._samples += len(block)
+            self._keep_time(arrival - base - self._samples / self._rate)
+            yield block
             item = self._items.get()
         self._mark = item
+
+    def _keep_time(self, began: float) -> None:
+        """When the first sound came, as seen from the arrival of a block.
+
+        The earliest is right: what comes later has waited somewhere. Sound cards are up to seconds a day fast or slow,
+        and networks lose sound, so it is the earliest of the last minutes that counts.
+        """
+        self._lowest = min(self._lowest, began)
+        self._began = min(self._began, began)
+        if self._samples // (_RECENT * self._rate) > self._periods:
+            self._periods += 1
+            self._began, self._lowest = self._lowest, math.inf
 
     def _read(self) -> None:
         delay, connected = _FIRST_DELAY, False
@@ -104,7 +122,7 @@ class Feed:
                 blocks = checked(self._source.name, self._source.connect())
                 for block in rebuffer(resample(blocks, self._rate), round(_BLOCK * self._rate)):
                     connected, delay = True, _FIRST_DELAY
-                    self._items.put(block)
+                    self._items.put((block, self._clock()))
                     if self._stopped.is_set():
                         break
                 if not connected:

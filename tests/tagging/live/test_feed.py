@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -16,12 +16,17 @@ RATE = 1000
 
 
 class Source:
-    """Plays one list of blocks a connection; an exception in it is raised."""
+    """Plays one list of blocks a connection; an exception in it is raised. tick: called with seconds before a block."""
 
     name = "fake"
 
-    def __init__(self, *connections: list[Waveform | Exception], endless: bool = True) -> None:
-        self.endless = endless
+    def __init__(
+        self,
+        *connections: list[Waveform | Exception],
+        endless: bool = True,
+        tick: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self.endless, self._tick = endless, tick
         self._connections = list(connections)
         self.count = 0
 
@@ -30,6 +35,7 @@ class Source:
         for item in self._connections.pop(0):
             if isinstance(item, Exception):
                 raise item
+            self._tick(len(item) / RATE)
             yield RATE, item
 
 
@@ -67,10 +73,14 @@ def test_it_connects_again_with_longer_and_longer_delays() -> None:
         now[0] += seconds
         source.endless = len(delays) < 5
 
-    source = Source([ramp(2), gone()], [gone()], [gone()], [gone()], [ramp(1)], [ramp(3)])
+    def tick(seconds: float) -> None:
+        now[0] += seconds
+
+    second = [ramp(0.1)] * 10
+    source = Source([*second * 2, gone()], [gone()], [gone()], [gone()], second, second * 3, tick=tick)
     found = segments(Feed(source, RATE, note, lambda: now[0], wait))
     assert delays == [1, 2, 4, 8, 1]
-    assert [(round(base, 6), len(samples)) for base, samples in found] == [(0, 2000), (15, 1000), (16, 3000)]
+    assert [(round(base, 6), len(samples)) for base, samples in found] == [(0, 2000), (17, 1000), (19, 3000)]
     assert [line.partition("; ") for line in notes[3:]] == [
         ("fake: gone", "; ", "connecting again in 8 s"),
         ("fake: the connection ended", "; ", "connecting again in 1 s"),
@@ -122,3 +132,24 @@ def test_a_source_that_outruns_the_model_waits() -> None:
         assert ahead.wait(60)
         assert produced[0] < 310
         assert sum(len(block) for block in blocks) == 200_000
+
+
+@pytest.mark.parametrize("pace", [0.9999, 1.0, 1.0001])
+def test_a_clock_of_its_own(pace: float) -> None:
+    """A sound card that is fast or slow: the time of day follows, ten minutes later at most."""
+    now = [100.0]
+
+    def tick(seconds: float) -> None:
+        now[0] += seconds * pace
+
+    source = Source([ramp(0.1)] * 36_000, endless=False, tick=tick)
+    feed = Feed(source, RATE, pytest.fail, lambda: now[0])
+    segments(feed)
+    assert feed.elapsed == pytest.approx(3600, abs=0.2)
+
+
+def test_sound_that_waited_on_its_way_came_earlier() -> None:
+    """Three seconds that come at once have begun three seconds ago."""
+    feed = Feed(Source([ramp(3)], endless=False), RATE, pytest.fail, lambda: 100.0)
+    segments(feed)
+    assert feed.elapsed == pytest.approx(3)
