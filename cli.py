@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "tag": "tag",
+    "listen": "listen",
     "prepare": "prepare",
     "train": "train",
     "eval": "evaluate",

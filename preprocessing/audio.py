@@ -34,7 +34,7 @@ _CANCELLED = 0.02  # of the energy that channels without anything in common leav
 _log = logging.getLogger(__name__)
 
 OnNote = Callable[[Note], None]
-_Decoder = Callable[["_Mixer", Findings], Iterator[Span]]
+_Decoder = Callable[["Mixer", Findings], Iterator[Span]]
 
 
 def read_audio(
@@ -75,12 +75,12 @@ def iter_audio(
     size = round(block_seconds * sample_rate)
     if size < 1:
         raise ValueError(f"block_seconds must hold at least one sample, not {block_seconds}")
-    return _rebuffer(_resampled_blocks(source, sample_rate, channel, on_note), size)
+    return rebuffer(_resampled_blocks(source, sample_rate, channel, on_note), size)
 
 
 def channel_count(source: Source) -> int:
     """The number of channels that the first block of an audio source has. Raises AudioError as `read_audio` does."""
-    counter = _Mixer("", 1)
+    counter = Mixer("", 1)
     name, file = open_source(source)
     with file:
         next(_decode(name, file, counter, Findings()), None)
@@ -97,7 +97,7 @@ def to_channel(text: str | int) -> str | int:
     return int(number)
 
 
-def _rebuffer(blocks: Iterator[Waveform], size: int) -> Iterator[Waveform]:
+def rebuffer(blocks: Iterator[Waveform], size: int) -> Iterator[Waveform]:
     """The same samples in blocks of `size`, the last one shorter."""
     pending: list[Waveform] = []
     count = 0
@@ -122,10 +122,10 @@ def _resampled_blocks(
     channel = to_channel(channel)
     name, file = open_source(source)
     findings, empty = Findings(), True
-    mixer = _Mixer(name, None if channel == MIX else int(channel))
+    mixer = Mixer(name, None if channel == MIX else int(channel))
     with file:
         try:
-            for block in _resample(_checked(name, _decode(name, file, mixer, findings)), sample_rate):
+            for block in resample(checked(name, _decode(name, file, mixer, findings)), sample_rate):
                 if len(block):
                     empty = False
                     yield block
@@ -145,7 +145,7 @@ def _resampled_blocks(
         on_note(note)
 
 
-def _resample(blocks: Iterator[tuple[int, Waveform]], sample_rate: int) -> Iterator[Waveform]:
+def resample(blocks: Iterator[tuple[int, Waveform]], sample_rate: int) -> Iterator[Waveform]:
     """(rate, block) pairs -> blocks at `sample_rate`, with one resampler for each stretch of the same rate."""
     resampler: Any = None
     resampler_rate = sample_rate
@@ -164,7 +164,7 @@ def _resample(blocks: Iterator[tuple[int, Waveform]], sample_rate: int) -> Itera
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def _checked(name: str, blocks: Iterator[tuple[int, Waveform]]) -> Iterator[tuple[int, Waveform]]:
+def checked(name: str, blocks: Iterator[tuple[int, Waveform]]) -> Iterator[tuple[int, Waveform]]:
     """The same blocks, with AudioError at a sample rate or at samples that cannot be audio."""
     for rate, block in blocks:
         check_rate(name, rate)
@@ -186,7 +186,7 @@ def check_amplitude(name: str, samples: Waveform) -> None:
         raise AudioError(f"{name}: holds {found}; scale it to [-1, 1] or export it again")
 
 
-def _decode(name: str, file: IO[bytes], mixer: _Mixer, findings: Findings) -> Iterator[tuple[int, Waveform]]:
+def _decode(name: str, file: IO[bytes], mixer: Mixer, findings: Findings) -> Iterator[tuple[int, Waveform]]:
     """(sample rate, mono block) pairs from the first decoder that reads the file; notes go into `findings`."""
     file, quick = _libsndfile_decoder(name, file)
     done = 0
@@ -242,7 +242,7 @@ def _libsndfile_decoder(name: str, file: IO[bytes]) -> tuple[IO[bytes], _Decoder
     return file, decoder
 
 
-class _Mixer:
+class Mixer:
     """(samples, channels) blocks -> mono: the mean over the channels, or the channel number `channel`.
 
     The mean of channels that cancel each other is no sound of the recording: its loudest channel is taken instead.

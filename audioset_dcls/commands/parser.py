@@ -22,6 +22,25 @@ def create_parser(command: str, description: str, epilog: str | None = None) -> 
     return parser
 
 
+def add_selection(parser: argparse.ArgumentParser, unit: str) -> argparse._ArgumentGroup:
+    """What to tell of `unit`."""
+    pick = parser.add_argument_group("what to show")
+    pick.add_argument("--top", type=int, default=5, metavar="N", help=f"at most so many tags {unit} (default: 5)")
+    pick.add_argument(
+        "--threshold", type=float, default=0.2, metavar="SCORE", help="lowest score of a tag or event (default: 0.2)"
+    )
+    pick.add_argument(
+        "--thresholds", type=Path, metavar="CSV", help="a class and its own lowest score a line (default: none)"
+    )
+    pick.add_argument(
+        "--labels", type=Path, metavar="TXT", help="only the classes there, Animal/* for all animals (default: all)"
+    )
+    pick.add_argument(
+        "--all-levels", action="store_true", help="Animal, too, where Bark was heard (default: the most specific)"
+    )
+    return pick
+
+
 def add_train_data(parser: argparse.ArgumentParser, use: str) -> None:
     parser.add_argument("--train-data", type=Path, nargs="+", default=[], metavar="FILE.h5", help=use)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from audioset_dcls.commands.parser import USAGE, create_parser, stop
+from audioset_dcls.commands.parser import USAGE, add_selection, create_parser, stop
 from preprocessing.terminal import show
 
 if TYPE_CHECKING:
@@ -36,21 +36,8 @@ def main() -> None:
         "later times are too early), 2 usage, 130 interrupted",
     )
     parser.add_argument("inputs", nargs="*", metavar="FILE|FOLDER|GLOB|-", help="folders recursively; - is stdin")
-    pick = parser.add_argument_group("what to show")
-    pick.add_argument("--top", type=int, default=5, metavar="N", help="at most so many tags a recording (default: 5)")
-    pick.add_argument(
-        "--threshold", type=float, default=0.2, metavar="SCORE", help="lowest score of a tag or event (default: 0.2)"
-    )
-    pick.add_argument(
-        "--thresholds", type=Path, metavar="CSV", help="a class and its own lowest score a line (default: none)"
-    )
-    pick.add_argument(
-        "--labels", type=Path, metavar="TXT", help="only the classes there, Animal/* for all animals (default: all)"
-    )
+    pick = add_selection(parser, "a recording")
     pick.add_argument("--list-labels", action="store_true", help="show the classes, and which the tagger can hear")
-    pick.add_argument(
-        "--all-levels", action="store_true", help="Animal, too, where Bark was heard (default: the most specific)"
-    )
     pick.add_argument("--timeline", action="store_true", help="events, with start and end, not tags (default: off)")
     write = parser.add_argument_group("how to write it")
     write.add_argument(
@@ -150,7 +137,7 @@ def tag(arguments: argparse.Namespace) -> None:
                 if arguments.list_labels:
                     list_labels(tagger)
                     return
-                options = _with_files(options.of(tagger), arguments, tagger)
+                options = with_files(COMMAND, options.of(tagger), arguments, tagger)
             except ValueError as error:  # ModelError is one
                 stop(COMMAND, USAGE, str(error))
             try:
@@ -189,7 +176,7 @@ def tag(arguments: argparse.Namespace) -> None:
     raise SystemExit(summary.exit_status)
 
 
-def _with_files(options: Options, arguments: argparse.Namespace, tagger: Tagger) -> Options:
+def with_files(command: str, options: Options, arguments: argparse.Namespace, tagger: Tagger) -> Options:
     """With what the files of --labels and --thresholds say. Raises ValueError."""
     from audioset_dcls.tagging.selection import read_labels, read_thresholds
 
@@ -197,7 +184,7 @@ def _with_files(options: Options, arguments: argparse.Namespace, tagger: Tagger)
         selection = read_labels(arguments.labels, tagger.labels, tagger.masked)
         options = replace(options, labels=selection.labels)
         if selection.unheard and not arguments.quiet:
-            show(f"{COMMAND}: {arguments.labels}: this tagger cannot hear {', '.join(selection.unheard)}", sys.stderr)
+            show(f"{command}: {arguments.labels}: this tagger cannot hear {', '.join(selection.unheard)}", sys.stderr)
     if arguments.thresholds is not None:
         options = replace(options, thresholds=read_thresholds(arguments.thresholds, tagger.labels))
     return options

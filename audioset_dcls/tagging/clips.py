@@ -131,3 +131,11 @@ def _time(seconds: float) -> str:
     milliseconds = round(seconds * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60}h{minutes % 60:02}m{rest // 1000:02}.{rest % 1000:03}s"
+
+
+def write_clip(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Mono samples as FLAC."""
+    import soundfile
+
+    with atomic_write(path) as unfinished:
+        soundfile.write(unfinished, samples, rate, "PCM_16", format="FLAC")

@@ -84,6 +84,18 @@ class EventTracker:
         self._confirmed[own[np.argsort(-scores[own], kind="stable")[: self.top]]] = True
         self._last = (start, end)
 
+    def take(self) -> list[Event]:
+        """The events that have ended since the last call, which are forgotten here: a stream may never end."""
+        ended, self.events = self.events, []
+        return ended
+
+    def sounding(self) -> list[Event]:
+        """The events that have not ended yet, up to the end of the last window."""
+        if self._last is None:
+            return []
+        end = self._last[1]
+        return [self._event(int(i), self._onset[i], end) for i in np.flatnonzero(self._active & self._confirmed)]
+
     def finish(self) -> list[Event]:
         """All events, by start, then by falling score."""
         if self._last is not None:
@@ -99,13 +111,14 @@ class EventTracker:
             start, end = self._onset[index], min(self._last[1], offset)
             if start >= end:  # its neighbours together cover the whole window, yet only this one heard it
                 start, end = self._first_start[index], self._last[1]
-            self.events.append(
-                Event(
-                    round(float(start), 3),
-                    round(float(end), 3),
-                    self.labels[int(index)],
-                    float(self._best[index]),
-                    float(self._sum[index] / self._count[index]),
-                    bool(2 * self._implied[index] >= self._passed[index]),
-                )
-            )
+            self.events.append(self._event(int(index), start, end))
+
+    def _event(self, index: int, start: float, end: float) -> Event:
+        return Event(
+            round(float(start), 3),
+            round(float(end), 3),
+            self.labels[index],
+            float(self._best[index]),
+            float(self._sum[index] / self._count[index]),
+            bool(2 * self._implied[index] >= self._passed[index]),
+        )

@@ -21,7 +21,7 @@ from preprocessing.terminal import figure_text
 _COLUMNS = 1500  # of waveform and spectrogram, however long the recording is
 _BLOCK = 10.0  # s
 _TAGS = 10
-_CELLS = 360  # of the tags over time: each is 2 pixels wide or more
+_CELLS = 200  # of the tags over time: each is 4 pixels wide or more
 _TICKS = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)  # s
 
 

@@ -48,7 +48,7 @@ def decode(name: str, file: IO[bytes], mix: Mix, findings: Findings) -> Iterator
                 expected = None if start is None else start + fifo.samples / rate
                 jumps = time is not None and (expected is None or abs(time - expected) > GAP / 2)
                 if jumps or fifo.samples >= _FIFO_SAMPLES or holds != _holds(frame):
-                    yield Span(rate, mix(_samples(fifo.read())), start)
+                    yield Span(rate, mix(samples_of(fifo.read())), start)
                     fifo = av.AudioFifo()
             if not fifo.samples:
                 holds, rate, start = _holds(frame), frame.sample_rate, time
@@ -56,7 +56,7 @@ def decode(name: str, file: IO[bytes], mix: Mix, findings: Findings) -> Iterator
             fifo.write(frame)
         if not fifo.samples:
             raise AudioError(f"{name}: no audio samples can be decoded from it; record or export it again")
-        yield Span(rate, mix(_samples(fifo.read())), start)
+        yield Span(rate, mix(samples_of(fifo.read())), start)
 
 
 def describe(file: IO[bytes]) -> tuple[float | None, int | None]:
@@ -95,7 +95,7 @@ def _audible_track(container: Any) -> int:
             if index in audible:
                 continue
             try:
-                heard = any(np.abs(_samples(frame)).max(initial=0) > _AUDIBLE for frame in packet.decode())
+                heard = any(np.abs(samples_of(frame)).max(initial=0) > _AUDIBLE for frame in packet.decode())
             except Exception:
                 continue
             if heard and index == default:
@@ -200,7 +200,7 @@ def _holds(frame: Any) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
-def _samples(frame: Any) -> np.ndarray:
+def samples_of(frame: Any) -> np.ndarray:
     """(samples, channels) float32 of an ffmpeg frame of 8-bit to 64-bit integers or floats, planar or interleaved."""
     if frame.format.name == "s64":  # which PyAV does not convert
         samples: np.ndarray = np.frombuffer(frame.planes[0], np.int64, frame.samples * frame.layout.nb_channels)

@@ -40,7 +40,7 @@ def test_an_event_of_an_hour_is_wide_enough_to_see() -> None:
     scores = np.zeros((720, 2), np.float32)
     scores[333, 1] = 0.9
     edges, cells = _cells(starts, scores, 5.0, 3600.0)
-    assert len(edges) == len(cells) + 1 <= 361
+    assert len(edges) == len(cells) + 1 <= 201
     (at,) = np.flatnonzero(cells[:, 1])
     assert edges[at] <= starts[333] < edges[at + 1]
     assert (edges[0], edges[-1], cells.max()) == (0, 3600, np.float32(0.9))
