@@ -126,14 +126,6 @@ def test_without_an_embedded_tagger(
     assert "dcls-export" in line
 
 
-def test_list_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["dcls-tag", "--list-models"])
-    tag.main()
-    out = capsys.readouterr().out
-    assert "tagger.onnx" in out.splitlines()[0]
-    assert "convnext_dcls" in out
-
-
 @pytest.fixture
 def export_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
     def run(*arguments: str | Path) -> tuple[int, str, str]:
