@@ -11,6 +11,7 @@ COMMANDS = {
     "eval": "evaluate",
     "export": "export",
     "inspect": "inspect",
+    "models": "models",
 }
 
 if __name__ == "__main__":

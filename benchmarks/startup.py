@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("dcls-tag", "dcls-prepare", "dcls-train", "dcls-eval", "dcls-export", "dcls-inspect")
+COMMANDS = ("dcls-tag", "dcls-prepare", "dcls-train", "dcls-eval", "dcls-export", "dcls-inspect", "dcls-models")
 
 
 def candidates() -> dict[str, list[str]]:

@@ -8,7 +8,8 @@ import csv
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from audioset_dcls.tagging.session import OnnxModel
 from audioset_dcls.tagging.tagger import open_model
 from preprocessing.audio import SAMPLE_RATE, read_audio
 from preprocessing.decoding.process import DecoderPool
+from tests.servers import Server
 
 if TYPE_CHECKING:
     import torch
@@ -153,6 +155,19 @@ def tag_here(
         return int(exit_.value.code or 0), captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """A running server; downloads do not wait between attempts, and the cache is in `tmp_path / "cache"`."""
+    monkeypatch.setattr("audioset_dcls.models.download._PAUSE", 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
 
 
 @cache

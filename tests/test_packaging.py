@@ -24,7 +24,10 @@ import audioset_dcls
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
-COMMANDS = ("dcls-tag", "dcls-listen", "dcls-prepare", "dcls-train", "dcls-eval", "dcls-export", "dcls-inspect")
+COMMANDS = (
+    *("dcls-tag", "dcls-listen", "dcls-prepare", "dcls-train", "dcls-eval", "dcls-export", "dcls-inspect"),
+    "dcls-models",
+)
 BY_NAME = {"onnxscript", "tensorboard"}  # torch.onnx.export and Lightning's logger import them, we do not
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     write.add_argument("--quiet", action="store_true", help="nothing but errors on stderr (default: off)")
     work = parser.add_argument_group("how to work")
     work.add_argument("--model", metavar="NAME|PATH", help=".onnx file, checkpoint or name (default: the embedded one)")
-    work.add_argument("--list-models", action="store_true", help="show the names that --model takes")
+    work.add_argument("--list-models", action="store_true", help="a table of the names that --model takes")
     work.add_argument(
         "--window",
         type=float,
@@ -92,7 +92,9 @@ def main() -> None:
 def tag(arguments: argparse.Namespace) -> None:
     """`dcls-tag`; leaves by SystemExit: 0 all tagged, 1 some failed or nothing can be written, 2 usage, 130 Ctrl-C."""
     if arguments.list_models:
-        for line in model_names():
+        from audioset_dcls.commands.models import table
+
+        for line in table():
             show(line)
         return
     if not arguments.inputs and not arguments.list_labels:
@@ -152,6 +154,8 @@ def tag(arguments: argparse.Namespace) -> None:
                     decoders,
                 )
                 sys.stdout.flush()
+                if arguments.model is None and not arguments.quiet and sys.stderr.isatty():
+                    mention_better_ones()
             except (UsageError, JournalError, ModelError) as error:
                 stop(COMMAND, 1 if isinstance(error, FolderRemovedError) else USAGE, str(error))
     except BrokenPipeError:  # `dcls-tag ... | head`
@@ -200,26 +204,16 @@ def list_labels(tagger: Tagger) -> None:
     sys.stdout.flush()
 
 
-def model_names() -> list[str]:
-    """One line for the embedded tagger and each published checkpoint."""
-    from audioset_dcls.tagging.session import ModelError
-    from audioset_dcls.tagging.tagger import EMBEDDED, embedded_tagger
+def mention_better_ones() -> None:
+    """One line on stderr, once a user: a mark in the cache remembers it."""
+    from audioset_dcls.folders import cache_folder
 
     try:
-        embedded = str(embedded_tagger())
-    except ModelError:
-        embedded = f"{EMBEDDED} is missing in this installation"
-    lines = [f"{'(default)':<16}  {embedded}"]
-    try:
-        from audioset_dcls.models.hub import available_checkpoints
-    except ImportError:
-        return [*lines, "published checkpoints need torch: pip install 'audioset-dcls[train]'"]
-    for name, entry in available_checkpoints().items():
-        lines.append(
-            f"{name:<16}  {entry.trunk}, {entry.parameters / 1e6:.1f} M parameters, "
-            f"AudioSet mAP {entry.mean_average_precision:.1f}"
-        )
-    return lines
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        (cache_folder() / "better_ones_mentioned").touch(exist_ok=False)
+    except OSError:  # mentioned already, or it cannot be remembered
+        return
+    show(f"{COMMAND}: better taggers than the embedded one are a name away: {COMMAND} --list-models", sys.stderr)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -131,14 +131,6 @@ def test_without_an_embedded_tagger(
     assert "dcls-export" in line
 
 
-def test_list_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["dcls-tag", "--list-models"])
-    tag.main()
-    out = capsys.readouterr().out
-    assert "tagger.onnx" in out.splitlines()[0]
-    assert "convnext_dcls" in out
-
-
 def test_list_labels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The embedded tagger's; it masks none."""
     monkeypatch.setattr(sys, "argv", ["dcls-tag", "--list-labels"])

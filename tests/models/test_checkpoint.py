@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from audioset_dcls.dcls import Folded, dcls_layers, fold
 from audioset_dcls.models import (
@@ -236,3 +237,25 @@ def test_published_names() -> None:
         assert entry.url.startswith(f"https://{origin}/")
         assert ("dcls" in entry.url) == entry.dcls
         assert 40 < entry.mean_average_precision < 50
+        assert entry.licence
+        assert (entry.sha256 is None) == (entry.size is None)
+
+
+@pytest.mark.parametrize("name", ["convnext_dcls", "efficientat_mn04", "efficientat_dymn04"])
+def test_published_gmacs(name: str) -> None:
+    """As PyTorch counts them for a clip of 10 s; on no device, where nothing is computed."""
+    entry = available_checkpoints()[name]
+    with torch.device("meta"):
+        model = fold(create_model(entry.trunk, dcls=entry.dcls).eval(), tolerance=None, plain=True)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.empty(1, 1, 128, 1001))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(entry.gmacs, rel=0.05)
+
+
+def test_published_table() -> None:
+    """The page's table says what published.yaml says."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    for name, entry in available_checkpoints().items():
+        size = f"{entry.size / 1e6:.1f}" if entry.size else f"~{4 * entry.parameters / 1e6:.0f}"
+        numbers = f"{entry.mean_average_precision:.1f} | {entry.parameters / 1e6:.1f} M | {entry.gmacs:.2f}"
+        assert f"| `{name}` | {numbers} | {size} MB | {entry.licence} |" in page

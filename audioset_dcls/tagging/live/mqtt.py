@@ -28,6 +28,7 @@ class Mqtt:
 
     def __init__(self, address: str) -> None:
         from paho.mqtt import client as paho
+        from paho.mqtt.enums import CallbackAPIVersion
 
         host, _, port = address.partition(":")
         if not host or (port and not port.isdecimal()):
@@ -36,7 +37,7 @@ class Mqtt:
         self._node, self._topic = node, f"dcls/{node}"
         self._sounding: dict[int, str] = {}
         self._answered, self._refused = threading.Event(), ""
-        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=f"dcls-listen-{node}")
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"dcls-listen-{node}")
         if "MQTT_USERNAME" in os.environ:
             self._client.username_pw_set(os.environ["MQTT_USERNAME"], os.environ.get("MQTT_PASSWORD"))
         self._client.will_set(f"{self._topic}/status", "offline", retain=True)
