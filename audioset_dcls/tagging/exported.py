@@ -25,7 +25,10 @@ _NAME = re.compile(r"[0-9a-f]{16}\.onnx")
 
 def exported(source: str | Path) -> Path:
     """The .onnx file of what `load_checkpoint` takes. Raises ModelError."""
-    checkpoint = expected_path(source)
+    try:
+        checkpoint = expected_path(source)
+    except OSError as error:  # an installation without the list of published names
+        raise ModelError(str(error)) from error
     known = _noted(checkpoint)
     if known is not None:
         return known

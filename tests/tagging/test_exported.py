@@ -15,7 +15,7 @@ from audioset_dcls.models import create_model, save_checkpoint
 from audioset_dcls.models.hub import published_checkpoint
 from audioset_dcls.tagging import exported as module
 from audioset_dcls.tagging.exported import exported, forget
-from audioset_dcls.tagging.session import OnnxModel
+from audioset_dcls.tagging.session import ModelError, OnnxModel
 from tests.conftest import RECORDINGS, environment
 from tests.models import stand_ins
 
@@ -100,6 +100,15 @@ def test_a_note_names_nothing_but_an_export(onnx: object, checkpoint: Path, cach
     note.write_text(json.dumps(json.loads(note.read_text()) | {"onnx": onnx}))
     (tmp_path / "evil.onnx").write_bytes(b"")
     assert module._noted(checkpoint) is None
+
+
+def test_without_the_list_of_names_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Path:
+        raise FileNotFoundError(f"audioset_dcls: the folder {name!r} is missing; install the package again")
+
+    monkeypatch.setattr("audioset_dcls.models.hub.data_folder", missing)
+    with pytest.raises(ModelError, match="the folder 'checkpoints' is missing"):
+        exported(NAME)
 
 
 def test_what_is_forgotten_is_gone(checkpoint: Path, cache: Path) -> None:
