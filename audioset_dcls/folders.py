@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).resolve().parent
 def data_folder(name: str) -> Path:
     """The folder `configs` or `checkpoints`, in a checkout (or editable install) as after `pip install`.
 
-    Raises FileNotFoundError where the installation lacks it.
+    Raises FileNotFoundError if the installation lacks it.
     """
     for folder in (_PACKAGE.parent / name, _PACKAGE / "data" / name):
         # a stray folder of that name in site-packages is not ours: only a checkout has pyproject.toml beside it

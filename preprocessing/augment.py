@@ -131,7 +131,7 @@ def random_erasing(power: Tensor, generator: Generator, probability: float = 0.2
     aspect = torch.exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * aspect)
     heights, widths = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (heights < height) & (widths < width)
-    first = fits.int().argmax(1, keepdim=True)  # the first that fits, or 0 where none does
+    first = fits.int().argmax(1, keepdim=True)  # the first that fits, or 0 if none does
     chosen, top, left = _uniform((3, batch, 1), generator, device)
     erase = (chosen < probability) & fits.gather(1, first)
     rows = _span(heights.gather(1, first), top, height)

@@ -96,7 +96,7 @@ def parse_json(text: str | bytes, name: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file of plain values without aliases. Raises OSError where it cannot be read."""
+    """The mapping in a YAML file of plain values without aliases. Raises OSError if it cannot be read."""
     import yaml  # type: ignore[import-untyped]
 
     class Loader(yaml.SafeLoader):
@@ -115,7 +115,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def small_text(path: Path) -> str:
-    """The text of a file of 64 MB at most. Raises ValueError for others, OSError where it cannot be read."""
+    """The text of a file of 64 MB at most. Raises ValueError for others, OSError if it cannot be read."""
     with path.open("rb") as file:
         content = file.read(_LARGEST_TEXT + 1)
     if len(content) > _LARGEST_TEXT:

@@ -113,9 +113,9 @@ def _float32(device: torch.device) -> AbstractContextManager[object]:
 
 
 def pad_or_trim(waveform: Array, samples: int) -> Array:
-    """The first `samples` of (..., length), zeros appended where it is shorter; NumPy or torch, any dtype.
+    """The first `samples` of (..., length), zeros appended if it is shorter; NumPy or torch, any dtype.
 
-    Nothing is copied where the length fits or is longer.
+    Nothing is copied if the length fits or is longer.
     """
     missing = samples - waveform.shape[-1]
     if missing <= 0:

@@ -44,7 +44,7 @@ def figure_text(text: object) -> str:
 class Parser(argparse.ArgumentParser):
     """A parser whose errors quote arguments as `show` does: a shell's `*` makes arguments of strangers' file names.
 
-    It lets log records reach stderr in the same way, where nobody else has set up logging.
+    It lets log records reach stderr in the same way, if nobody else has set up logging.
     """
 
     def __init__(self, *arguments: object, **options: object) -> None:

@@ -40,7 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="clips at once (default: 32)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read (default: 2)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda if there is one)")
     arguments = parser.parse_args()
     if (arguments.checkpoint is None) == (arguments.runs is None):
         parser.error("give either a CHECKPOINT or --runs DIR")

@@ -83,7 +83,7 @@ def export(
     calibration_model: str | None = None,
     metadata: Path | None = None,
 ) -> None:
-    """`dcls-export`; leaves by SystemExit with 1 where the checkpoint or a clip cannot be read."""
+    """`dcls-export`; leaves by SystemExit with 1 if the checkpoint or a clip cannot be read."""
     with extra("dcls-export", "train"):
         from audioset_dcls.export import onnx
         from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint

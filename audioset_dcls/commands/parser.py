@@ -36,7 +36,7 @@ def add_selection(parser: argparse.ArgumentParser, unit: str) -> argparse._Argum
         "--labels", type=Path, metavar="TXT", help="only the classes there, Animal/* for all animals (default: all)"
     )
     pick.add_argument(
-        "--all-levels", action="store_true", help="Animal, too, where Bark was heard (default: the most specific)"
+        "--all-levels", action="store_true", help="Animal, too, if Bark was heard (default: the most specific)"
     )
     return pick
 

@@ -127,7 +127,7 @@ class DclsNd(nn.Module):
         first, second = torch.triu_indices(self.kernel_count, self.kernel_count, offset=1, device=points.device)
         if first.numel() == 0:
             return self.positions.sum() * 0
-        # the root's gradient is infinite where two elements coincide: a tiny distance keeps it finite
+        # the root's gradient is infinite if two elements coincide: a tiny distance keeps it finite
         distance = ((points[:, first] - points[:, second]).square().sum(-1) + 1e-12).sqrt()
         return (1 - distance).relu().mean()
 
@@ -255,7 +255,7 @@ def convolve(
     groups: int,
     padding_mode: str = "zeros",
 ) -> Tensor:
-    """`F.conv*d` with the padding options of `nn.Conv*d`, by way of `depthwise_conv2d` where it applies."""
+    """`F.conv*d` with the padding options of `nn.Conv*d`, by way of `depthwise_conv2d` if it applies."""
     sizes = kernel.shape[2:]
     n = len(sizes)
     if isinstance(padding, str):

@@ -31,13 +31,13 @@ def depthwise_conv2d(
     Args:
         input: (batch, channels, height, width), any dtype; channels-last is quickest.
         weight: (channels, 1, kernel_height, kernel_width). May have more precision than the input (float32 beside
-        bfloat16).
+            bfloat16).
         bias: (channels,) or None.
         padding: zeros on both sides of height and width.
 
     Returns:
         (batch, channels, height + 2 padding - kernel_height + 1, ...), in the input's dtype (autocast's, if enabled).
-        In channels-last format where the spectral path was taken (see `is_spectral_faster`), and where compiled.
+        In channels-last format if the spectral path was taken (see `is_spectral_faster`), and if compiled.
     """
     if torch.is_autocast_enabled(input.device.type):
         input = input.to(torch.get_autocast_dtype(input.device.type))
@@ -102,7 +102,7 @@ def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int], 
 
     On 2 cores with AVX2 (docs/performance.md): 0.1 ns a multiply-add of the direct convolution, 0.37 of that for one of
     the transforms, 3.3 ns for a coefficient's 4 x 4 products. A training step costs 3 forwards here; torch's costs 6
-    up to 7 x 7, 12 to 24 above, and 90 where the kernel is larger than the map. On CUDA torch's own operator is taken:
+    up to 7 x 7, 12 to 24 above, and 90 if the kernel is larger than the map. On CUDA torch's own operator is taken:
     the spectral one has not been measured there.
     """
     if input.device.type != "cpu" or input.numel() == 0:

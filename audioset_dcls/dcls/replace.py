@@ -120,12 +120,11 @@ def fold(
     such a layer cannot be changed in place: use what is returned.
 
     Args:
-        model: layers that were folded before are cropped too. tolerance: the most that cropping may change an output
-        cell, as a share of the kernel's L1 norm times the largest
-            input. 0 crops zeros alone; None crops nothing.
+        model: layers that were folded before are cropped too.
+        tolerance: the most that cropping may change an output cell, as a share of the kernel's L1 norm times the
+            largest input. 0 crops zeros alone; None crops nothing.
         plain: depthwise layers become `nn.Conv2d`, for TorchScript, FX and other runtimes. Default: `DepthwiseConv2d`,
-        an
-            `nn.Conv2d` that takes the quicker operator.
+            an `nn.Conv2d` that takes the quicker operator.
         report: is called with each folded layer.
     """
     folded: dict[nn.Module, nn.Module] = {}

@@ -18,7 +18,7 @@ from audioset_dcls.dcls.kernel import profile
 _STEPS = 200
 _LEARNING_RATE = 0.05  # cells a step, for positions and deviations
 _NARROW = 1e-3  # |deviation| has no gradient at 0
-_RIDGE = 1e-6  # of the mean diagonal of G: keeps it invertible where two elements coincide
+_RIDGE = 1e-6  # of the mean diagonal of G: keeps it invertible if two elements coincide
 
 
 def fit_elements(layers: Sequence[DclsNd], kernels: Sequence[Tensor], refine: bool = True) -> list[float]:
@@ -75,7 +75,7 @@ def _centring(kernel_size: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]
 
 
 def _starting_point(energy: Tensor, offsets: list[int], layer: DclsNd) -> list[Tensor]:
-    """Positions (n, out, in, count) on the cells with most energy, and deviations of 0 where there are any."""
+    """Positions (n, out, in, count) on the cells with most energy, and deviations of 0 if there are any."""
     flat, count = energy.flatten(2), layer.kernel_count
     order = flat.topk(min(count, flat.shape[-1])).indices
     order = order[..., torch.arange(count, device=order.device) % order.shape[-1]]  # cells repeat if there are too few

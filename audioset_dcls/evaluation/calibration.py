@@ -43,7 +43,7 @@ def fit_calibration(targets: ArrayLike, logits: ArrayLike, bias_deviation: float
             with two positives hardly moves, one with thirty goes where they say. Of 0.001, 0.25, 0.5, 1 and 2 the
             default had the lowest log-loss on open sounds' validation recordings in two folds by package.
 
-    Raises ValueError for what `metrics.checked` refuses, and where no clip has a label.
+    Raises ValueError for what `metrics.checked` refuses, and if no clip has a label.
     """
     truth, values = checked(targets, np.asarray(logits, np.float64))
     if not truth.any():

@@ -42,10 +42,10 @@ def compare(folder: Path, data: str | None = None, baselines: Sequence[str] = ()
     """The comparison of the runs in `folder`, and a line for each left out as unfinished, unevaluated or unreadable.
 
     Args:
-        data: stem of the file they were evaluated on, needed only where they were evaluated on several.
+        data: stem of the file they were evaluated on, needed only if they were evaluated on several.
         baselines: experiments that the others are compared with, see `Comparison.base`; without any, each two.
 
-    Raises ValueError where there is nothing to compare, or the runs' numbers are of different clips.
+    Raises ValueError if there is nothing to compare, or the runs' numbers are of different clips.
     """
     evaluations = {path.name for run in find_runs(folder) for path in run.glob(EVALUATIONS) if path.is_dir()}
     if data is not None:

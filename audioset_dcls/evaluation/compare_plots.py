@@ -61,7 +61,7 @@ def plot_differences(differences: Sequence[Difference]) -> Figure:
 
 
 def plot_curves(comparison: Comparison) -> Figure:
-    """Validation mAP over training: a thin line a seed, a thick one their mean where all have that epoch."""
+    """Validation mAP over training: a thin line a seed, a thick one their mean if all have that epoch."""
     figure = _figure(8, 5)
     axes = figure.subplots()
     for place, name in enumerate(comparison.experiments):

@@ -147,7 +147,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def mean_and_std(metric: str, values: Sequence[float]) -> str:
-    """ "45.52 ± 0.05" of one metric's values over seeds; one value where all are the same; "n/a" for none."""
+    """ "45.52 ± 0.05" of one metric's values over seeds; one value if all are the same; "n/a" for none."""
     if not values:
         return "n/a"
     std = sample_std(values)

@@ -52,7 +52,7 @@ def average_precision(targets: ArrayLike, scores: ArrayLike) -> Floats:
     """AP of each class, (C,): precision at each positive, averaged, as `sklearn.metrics.average_precision_score`.
 
     Clips with the same score share the rank of the last of them, so that their order does not count. Raises ValueError
-    where a class has no positives.
+    if a class has no positives.
     """
     truth, values = with_positives(*checked(targets, scores))
     return _average_precision(truth.T, values.T)
@@ -128,7 +128,7 @@ def hits(ranks: ArrayLike, counts: Sequence[int] = (1, 3, 5)) -> Floats:
 def area_under_roc(targets: ArrayLike, scores: ArrayLike) -> Floats:
     """AUC of each class, (C,): how often a positive scores above a negative, ties counting half.
 
-    Raises ValueError where a class has no positives or no negatives.
+    Raises ValueError if a class has no positives or no negatives.
     """
     truth, values = with_positives(*checked(targets, scores))
     full = np.flatnonzero(truth.all(axis=0))
@@ -178,7 +178,7 @@ def _average_precision(targets: NDArray[np.bool_], scores: NDArray[Any]) -> Floa
 
 
 def _lwlrap_terms(targets: NDArray[np.bool_], scores: NDArray[Any]) -> tuple[NDArray[np.intp], Floats]:
-    """Of each clip the number of labels and their mean precision, 0 where it has none."""
+    """Of each clip the number of labels and their mean precision, 0 if it has none."""
     labels = np.count_nonzero(targets, axis=1)
     precision = np.zeros(labels.size)
     precision[labels > 0] = _average_precision(targets[labels > 0], scores[labels > 0])

@@ -1,7 +1,7 @@
 """Training runs as they lie on the disk: what each scored, and on which clips.
 
 A run is a folder `<experiment>/seed_<n>` with what `dcls-train` leaves there and the folders `best-on-<data>` that
-`dcls-eval` makes. Its numbers are those of the evaluation, where there is one, beside those of `metrics.json` (any
+`dcls-eval` makes. Its numbers are those of the evaluation, if there is one, beside those of `metrics.json` (any
 numbers, e.g. hours or clips/s) and the best mAP in the training's log, `csv/metrics.csv`.
 """
 
@@ -36,7 +36,7 @@ class Run:
     """One training run: its numbers, the clips they were taken from, and bootstrap samples of some of the numbers.
 
     Attributes:
-        clips, clip_hash: None where only the training's own validation is known and says nothing of them.
+        clips, clip_hash: None if only the training's own validation is known and says nothing of them.
         task: hash of the clips and targets in their order.
         resampled: by metric, (resamples,).
         curve: (epoch, validation mAP) pairs.
@@ -59,7 +59,7 @@ def evaluation_folder(model_path: Path, data_path: Path) -> Path:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folders `seed_<n>` below `folder`, by experiment and seed. Raises ValueError where there is none."""
+    """The folders `seed_<n>` below `folder`, by experiment and seed. Raises ValueError if there is none."""
     runs = [path for path in folder.rglob("seed_*") if path.is_dir() and re.fullmatch(r"seed_\d+", path.name)]
     if not runs:
         raise ValueError(f"{folder}: no runs; expected <experiment>/seed_<n>/ as dcls-train makes them")

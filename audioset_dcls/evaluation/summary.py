@@ -74,7 +74,7 @@ def summarize(
 ) -> Summary:
     """Compute all metrics; `advance` is called after each class's bootstrap, the slow part: some 5 s for AudioSet.
 
-    Raises ValueError where no class has a positive.
+    Raises ValueError if no class has a positive.
     """
     present = metrics.classes_with_positives(predictions.targets)
     if not present.size:

@@ -39,7 +39,7 @@ class Exported:
     path: Path
     megabytes: float
     method: str  # "float32", "float16", "int8 static" or "int8 dynamic"
-    loss: Loss | None  # None where there were no recordings to measure it on
+    loss: Loss | None  # None if there were no recordings to measure it on
     layers: Sequence[Folded]  # whose kernels were cropped as far as the output allows
 
     @property

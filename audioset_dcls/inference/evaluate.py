@@ -50,7 +50,7 @@ def evaluate(
 
     Started by torchrun, the processes share the clips, and all but the first return None.
 
-    Raises ValueError and OSError as `predict` does, and ValueError where no class has a positive.
+    Raises ValueError and OSError as `predict` does, and ValueError if no class has a positive.
     """
     with _processes():
         scorer = load_scorer(model_path, device)
@@ -95,7 +95,7 @@ def evaluate_runs(
     where it stopped. Returns the comparison, the folder it was written to (by default `<folder>/comparison`) and a line
     for each run that had to be left out; None in all processes of torchrun but the first. baseline: see `compare`.
 
-    Raises ValueError where there is nothing to compare, or runs were evaluated on different clips.
+    Raises ValueError if there is nothing to compare, or runs were evaluated on different clips.
     """
     problems: dict[Path, str] = {}
     with _processes():
@@ -169,7 +169,7 @@ def is_evaluated(metrics: Path, checkpoint: Path, task: str) -> bool:
 
 
 def train_counts(scorer: Scorer, train_data: Sequence[Path]) -> dict[str, int] | None:
-    """Training clips of each label, from the files or else from what the checkpoint tells; None where neither does."""
+    """Training clips of each label, from the files or else from what the checkpoint tells; None if neither does."""
     counts: dict[str, int] = {}
     for path in train_data:
         data = ClipFile(path)

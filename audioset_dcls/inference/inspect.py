@@ -32,7 +32,7 @@ def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> l
     """Write kernels.png, spectra.png, receptive_field.png and, with DCLS, positions.png into `output`; returns paths.
 
     Args:
-        recordings: the receptive field is the mean over these, or over 16 clips of white noise where there are none.
+        recordings: the receptive field is the mean over these, or over 16 clips of white noise if there are none.
 
     Raises OSError, CheckpointError and AudioError for what cannot be read.
     """

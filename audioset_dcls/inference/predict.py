@@ -49,11 +49,11 @@ def predict(
 
     Args:
         model_path: an `.onnx` tagger or whatever `load_checkpoint` takes.
-        device: "cuda" where there is one by default.
+        device: "cuda" if there is one by default.
 
-    Where torch.distributed is initialised each process scores its share, and all return the whole.
+    If torch.distributed is initialised each process scores its share, and all return the whole.
 
-    Raises ValueError where the model lacks a class of the data or a score is not finite (ClipFileError and
+    Raises ValueError if the model lacks a class of the data or a score is not finite (ClipFileError and
     CheckpointError are such), OSError for a file that cannot be read.
     """
     scorer = load_scorer(model_path, device)
@@ -113,7 +113,7 @@ def load_scorer(model_path: str | Path, device: str | None = None) -> Scorer:
 def matching_columns(
     model_labels: Sequence[str], data_labels: Sequence[str], data_path: str | Path
 ) -> NDArray[np.intp]:
-    """Which of the model's outputs each of the data's labels is. Raises ValueError where the model lacks one."""
+    """Which of the model's outputs each of the data's labels is. Raises ValueError if the model lacks one."""
     places = {label: index for index, label in enumerate(model_labels)}
     missing = [label for label in data_labels if label not in places]
     if missing:

@@ -30,7 +30,7 @@ class DownloadError(OSError):
 
 
 def download(url: str, target: Path, sha256: str | None = None) -> None:
-    """Fetch `url` into `target`, which appears only when it is whole and, where `sha256` is given, has that checksum.
+    """Fetch `url` into `target`, which appears only when it is whole and, if `sha256` is given, has that checksum.
 
     Over https an answer that leads to another scheme is refused, and so is a file of more than 8 GB.
     What a broken connection leaves stays beside it as `<target>.part` and is continued, in this call or the next, as
@@ -65,7 +65,7 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
 
 
 def _transfer(url: str, part: Path) -> None:
-    """One connection: continue `part` where the server can, else start it again."""
+    """One connection: continue `part` if the server can, else start it again."""
     headers = {"User-Agent": "audioset-dcls", "Accept-Encoding": "identity"}
     start = _size(part) if _validator(part).exists() else 0
     if start:

@@ -317,7 +317,7 @@ def _match_published_norm(trunk: Any) -> None:
 def reparameterize(model: AudioTagger) -> AudioTagger:
     """Merge, in place, a folded FastViT's training-time branches and batch norms: same output in eval mode, faster.
 
-    Other trunks have no such branches and are returned as they are. Raises ValueError where DCLS layers are left: their
+    Other trunks have no such branches and are returned as they are. Raises ValueError if DCLS layers are left: their
     kernels must be built first, by `fold`.
     """
     if any(True for _ in dcls_layers(model)):

@@ -38,7 +38,7 @@ class EventTracker:
 
     Double threshold per class, the usual hysteresis of sound event detection: a run of windows whose score stays at or
     above RELEASE * threshold is one event if at least one of them reaches the threshold with the class among its `top`
-    best, implied ones not counted. Where windows overlap, an event is trimmed by what its silent neighbours did not
+    best, implied ones not counted. If windows overlap, an event is trimmed by what its silent neighbours did not
     hear: what only the first window of the run heard lies after the end of the window before it, likewise at the end of
     the run.
 

@@ -38,7 +38,7 @@ def plot(
 
     Reads the source once more, block by block, and shows the log-mel as the network sees it.
 
-    Raises ValueError for a result without a timeline, AudioError where the source cannot be read again.
+    Raises ValueError for a result without a timeline, AudioError if the source cannot be read again.
     """
     if result.timeline is None:
         raise ValueError("a plot needs the timeline: tag with timeline=True")
@@ -84,7 +84,7 @@ def _specific(result: Result) -> np.ndarray:
 def tags_to_show(timeline: np.ndarray, thresholds: float | np.ndarray, count: int = _TAGS) -> list[int]:
     """The classes that tell most about a timeline (windows, C): each window's best, then each window's second, ...
 
-    At most `count` of those that reach their threshold, in the order of their first appearance; where none does, the
+    At most `count` of those that reach their threshold, in the order of their first appearance; if none does, the
     best one. The `count` highest scores would all be of one loud bird and its superclasses.
     """
     passes = timeline >= thresholds

@@ -61,7 +61,7 @@ class Options:
         to_channel(self.channel)
 
     def of(self, tagger: Tagger) -> Settings:
-        """With the tagger's own window where none is given. Raises ValueError where the hop is longer."""
+        """With the tagger's own window if none is given. Raises ValueError if the hop is longer."""
         window = tagger.window if self.window is None else self.window
         hop = self.hop
         if hop is None:

@@ -153,7 +153,7 @@ def open_model(model: str | Path | None = None, device: str = "cpu") -> OnnxMode
 
 
 def embedded_tagger() -> Path:
-    """The tagger that comes with the project. Raises ModelError where it is missing."""
+    """The tagger that comes with the project. Raises ModelError if it is missing."""
     try:
         path = data_folder("checkpoints") / EMBEDDED
     except FileNotFoundError as error:

@@ -159,7 +159,7 @@ class TaggingModule(L.LightningModule):
             self.log_row(step, self.mean_losses(step) | {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
 
     def mean_losses(self, step: int) -> dict[str, float]:
-        """Means since the last call over all processes. Raises FloatingPointError where the loss is not finite."""
+        """Means since the last call over all processes. Raises FloatingPointError if the loss is not finite."""
         sums = self._sums
         if self.trainer.world_size > 1:
             dist.all_reduce(sums)

@@ -21,7 +21,7 @@ class TeacherError(ValueError):
 class OnnxTeacher:
     """Waveforms, float32 (B, samples) in [-1, 1] at 32 kHz -> scores in [0, 1], (B, C), and embeddings (B, D) or None.
 
-    The file's output "scores" is taken, or the first where none has that name, and "embedding" where there is one.
+    The file's output "scores" is taken, or the first if none has that name, and "embedding" if there is one.
 
     Attributes: `num_classes`, C; `embedding_size`, D or 0. Raises TeacherError for a file that is no such tagger.
     """

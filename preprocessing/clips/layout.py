@@ -10,7 +10,7 @@
 | `embedding`  | float16 (N, D), opt.| a teacher's pooled embedding                                      |
 
 Attributes: `labels` (JSON list of C display names; absent in PANNs' files, which have the 527 of AudioSet),
-`sample_rate`, `clip_count`, `clip_ids_sha256` (see `hash_ids`), and, where clips are padded with zeros, their true
+`sample_rate`, `clip_count`, `clip_ids_sha256` (see `hash_ids`), and, if clips are padded with zeros, their true
 lengths as `samples`, int32 (N,).
 """
 

@@ -75,7 +75,7 @@ class ClipFile:
             width = int(dataset(file, "embedding", "f", 2, len(names)).shape[1])
             self.embedding_size = checks.integer(width, "the width of embedding", 1, WIDEST_EMBEDDING)
         self.lengths: npt.NDArray[np.int64] | None = None
-        """(N,) samples before the zeros that pad the clips; None where the file does not tell."""
+        """(N,) samples before the zeros that pad the clips; None if the file does not tell."""
         if (lengths := attribute(file, "samples")) is not None:
             self.lengths = self._of_clips(self._checked_lengths(lengths, len(names)))
         self.has_group = "group" in file
@@ -123,7 +123,7 @@ class ClipFile:
         return [name.decode("utf-8", "backslashreplace") for name in self._column("audio_name").tolist()]
 
     def groups(self) -> list[str]:
-        """The N groups; KeyError where the file has none."""
+        """The N groups; KeyError if the file has none."""
         return [group.decode("utf-8", "backslashreplace") for group in self._column("group").tolist()]
 
     def sources(self) -> list[str] | None:

@@ -54,7 +54,7 @@ class ClipWriter:
         embedding: width of the teacher's embeddings, 0 for none.
         source: any string that tells these contents from others, e.g. a hash of the lists they are made from; stored.
 
-    Raises ClipFileError where the file exists, another process writes it, or `.part` was begun with other arguments.
+    Raises ClipFileError if the file exists, another process writes it, or `.part` was begun with other arguments.
 
     >>> with ClipWriter(path, samples=32_000) as writer:                                    # doctest: +SKIP
     ...     for first in range(len(writer), len(names), 32):
@@ -191,7 +191,7 @@ class ClipWriter:
 
         Arguments:
             waveforms: B times int16 (samples,), or what `encode` made of them in a worker process.
-            targets: (B, C) bool. teacher: (B, C), embedding: (B, D), where such columns were announced.
+            targets: (B, C) bool. teacher: (B, C), embedding: (B, D), if such columns were announced.
             note: anything JSON can hold, for the caller's own bookkeeping; comes back in `notes`.
         """
         count = len(audio_names)

@@ -110,7 +110,7 @@ def audioset_collection(audio: Sequence[str | Path], segment_list: str | Path | 
     segment behind the id (`<id>_30.000_40.000.mp3`): then the file is the segment. Of other files that are longer than
     the segment in the list, by over a second, its start to end is taken. Parquet files have the columns of
     agkphysics/AudioSet: `video_id`, `audio` with `bytes`, `labels` with MIDs. Only these may do without `segment_list`,
-    which says what clips belong to the split; where it is given, its labels count.
+    which says what clips belong to the split; if it is given, its labels count.
 
     Raises ClipFileError for what cannot be found and for a list that cannot be read.
     """

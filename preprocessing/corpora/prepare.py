@@ -102,7 +102,7 @@ def prepare(
     the audio: some batches a process are under way at once. If the file is there already, made from the same, it stays
     as it is.
 
-    Raises ClipFileError where the file is there and made from something else, `.part` beside it was begun so, nothing
+    Raises ClipFileError if the file is there and made from something else, `.part` beside it was begun so, nothing
     can be decoded, or the disk is full; what has been done is kept for the next run.
     """
     output = Path(output)

@@ -144,10 +144,10 @@ class AudioSetDataModule(lightning.LightningDataModule):
         clip_seconds: length of the clips in a batch, at most that of the files; None for whole clips.
         random_crop: train on a random part of longer clips instead of their first; evaluation has the first part.
 
-    Where files tell which zeros pad their clips, those are left out. In validation and test each clip has its `length`;
+    If files tell which zeros pad their clips, those are left out. In validation and test each clip has its `length`;
     in training it is repeated up to the longest of its batch.
 
-    Raises ClipFileError as `ClipDataset` does, and where a split is asked for that was not given.
+    Raises ClipFileError as `ClipDataset` does, and if a split is asked for that was not given.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ _READ_AHEAD = 2  # batches of each worker, torch's default
 _log = logging.getLogger(__name__)
 
 STORED = "stored"
-"""The teacher's name where the files have its scores themselves."""
+"""The teacher's name if the files have its scores themselves."""
 
 
 class Request(NamedTuple):
@@ -65,7 +65,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             clip_seconds = self.files[0].samples / SAMPLE_RATE
         self.samples = round(clip_seconds * SAMPLE_RATE)
         self.embedding_size = 0
-        """Width of the teacher's stored embeddings, 0 where there are none."""
+        """Width of the teacher's stored embeddings, 0 if there are none."""
         for file in self.files:
             if file.labels != self.labels:
                 raise ClipFileError(f"{file.path}: has other labels than {self.files[0].path}")
@@ -115,7 +115,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         return joined / joined.sum()
 
     def class_priors(self) -> npt.NDArray[np.float32]:
-        """(C,) mean over the clips of the label, or of the teacher's score where that is stored and higher."""
+        """(C,) mean over the clips of the label, or of the teacher's score if that is stored and higher."""
         total = np.zeros(len(self.labels))
         for end, file in zip(self._ends, self.files, strict=True):
             for first in range(0, len(file), 4096):
@@ -223,7 +223,7 @@ class TeacherScores:
     """A teacher's scores for the clips of a dataset, from an npz or HDF5 with `audio_name` (M,) and `teacher` (M, C).
 
     Aligned by clip id, whatever their order; an npz is held in memory, an HDF5 is read as it is needed. Raises
-    ClipFileError where it cannot be read, has other columns, or lacks a clip.
+    ClipFileError if it cannot be read, has other columns, or lacks a clip.
     """
 
     def __init__(self, path: str | Path, audio_names: Sequence[str], num_classes: int) -> None:

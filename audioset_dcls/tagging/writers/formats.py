@@ -75,7 +75,7 @@ def specific(record: Record) -> Record:
 
 
 def rows(record: Record, timeline: bool) -> Iterator[Record]:
-    """One dictionary with COLUMNS for every tag, or for every event; one without a label where there is none."""
+    """One dictionary with COLUMNS for every tag, or for every event; one without a label if there is none."""
     whole = {"start": 0.0, "end": record["duration"]}
     nothing = {"label": "", "score": None, "mean": None, "implied": False}
     for entry in (record["events"] if timeline else record["tags"]) or [nothing]:

@@ -20,7 +20,7 @@ from preprocessing.log_mel import LogMel
 
 
 class Teacher(Callback):
-    """Scores each training batch as it is made: adds "teacher", (B, C), and "embedding", (B, D), where it has one.
+    """Scores each training batch as it is made: adds "teacher", (B, C), and "embedding", (B, D), if it has one.
 
     Args:
         source: what `load_checkpoint` takes, or an ONNX or TorchScript file from waveform, float32 (B, samples) at
