@@ -49,8 +49,11 @@ _MOST_KERNEL_CELLS = 2**28  # of all DCLS layers, 1 GB: ConvNeXt-L has 2**24 wit
 def checkpoint_header(model: AudioTagger, labels: Sequence[str] | None = None, metadata: Any = None) -> dict[str, Any]:
     """What a checkpoint says about its model, under the key "audioset_dcls".
 
-    labels: display names in the order of the classes; the model's own by default. metadata: a dictionary of whatever
-    is worth keeping (scores, settings). Raises ValueError for other than plain types or a wrong number of labels.
+    Args:
+        labels: display names in the order of the classes; the model's own by default.
+        metadata: a dictionary of whatever is worth keeping (scores, settings).
+
+    Raises ValueError for other than plain types or a wrong number of labels.
     """
     labels = model.labels if labels is None else tuple(labels)
     if labels is not None and len(labels) != model.config["num_classes"]:
@@ -76,8 +79,10 @@ def save_checkpoint(
 ) -> None:
     """Write a model that `load_checkpoint` rebuilds, folded or reparameterised as it is; see `checkpoint_header`.
 
-    float16: store the weights of layers in half the bytes, but not positions, deviations and what norms hold. The file
-    appears whole or not at all.
+    Args:
+        float16: store the weights of layers in half the bytes, but not positions, deviations and what norms hold.
+
+    The file appears whole or not at all.
     """
     path = Path(path)
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
@@ -102,9 +107,10 @@ def save_checkpoint(
 def load_checkpoint(source: str | Path) -> AudioTagger:
     """A model in eval mode, with `.labels` and `.metadata`, from a file, a published name or a URL.
 
-    source: a path to a checkpoint of this project (Lightning's .ckpt included; averaged weights are preferred) or to
-        one of the files that DCLS-Audio or EfficientAT published; "embedded", the tagger in the box; a name of
-        `available_checkpoints()`; or an http(s) address of any of these, downloaded once into the cache.
+    Args:
+        source: a path to a checkpoint of this project (Lightning's .ckpt included; averaged weights are preferred) or
+            to one of the files that DCLS-Audio or EfficientAT published; "embedded", the tagger in the box; a name of
+            `available_checkpoints()`; or an http(s) address of any of these, downloaded once into the cache.
 
     Raises FileNotFoundError, DownloadError (both OSError), and CheckpointError for a file that is no such checkpoint.
     """

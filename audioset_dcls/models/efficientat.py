@@ -80,8 +80,10 @@ class MobileNet(nn.Module):
 def replace_kernels(trunk: nn.Module, kernel_count: int, warm_start: bool, **options: Any) -> list[Replacement]:
     """DCLS elements in place of the 3 x 3 and 5 x 5 kernels, as many as these have cells and at most `kernel_count`.
 
-    warm_start: start from the kernels that are there; with an element for each cell they are the same up to the Gauss's
-    tails, 1e-3 of a tap on each neighbour. options: of `replace_depthwise`.
+    Args:
+        warm_start: start from the kernels that are there; with an element for each cell they are the same up to the
+            Gauss's tails, 1e-3 of a tap on each neighbour.
+        options: of `replace_depthwise`.
     """
     replaced = []
     for size in (3, 5):
@@ -103,7 +105,10 @@ def is_efficientat(state_dict: Mapping[str, Any]) -> bool:
 def config_of_width(widths: Mapping[str, float], state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of `create_model` for a state dict of EfficientAT, by the channels before its classifier.
 
-    widths: name -> width multiplier. Raises KeyError for another state dict, ValueError for another width.
+    Args:
+        widths: name -> width multiplier.
+
+    Raises KeyError for another state dict, ValueError for another width.
     """
     channels = state_dict["classifier.2.weight"].shape[1]
     for name, width in widths.items():

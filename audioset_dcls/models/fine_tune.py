@@ -14,7 +14,9 @@ from audioset_dcls.models.trunks import AudioTagger, replace_kernels
 def fine_tune(checkpoint: str | None, num_classes: int, dcls: bool = False) -> AudioTagger:
     """A trained model with a new classifier; the old one stays if the number of classes is the same.
 
-    dcls: DCLS elements take the places of the model's depthwise kernels, fitted to them; see `replace_kernels`.
+    Args:
+        dcls: DCLS elements take the places of the model's depthwise kernels, fitted to them; see `replace_kernels`.
+
     Raises ValueError without a checkpoint, and with dcls if the model has no such kernels (any more).
     """
     if not checkpoint:

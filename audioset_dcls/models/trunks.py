@@ -175,22 +175,23 @@ def create_model(
 ) -> AudioTagger:
     """An audio tagger: (B, 1, 128, frames) normalised log-mel -> (B, num_classes) logits.
 
-    name: "convnext_tiny", "convformer_s18", "fastvit_sa24" (the paper's three), any other ConvNeXt, MetaFormer or
-        FastViT of timm, e.g. "convnext_atto" to try something out, or "efficientat_mn04" (mn01 to mn40) or
-        "efficientat_dymn04" (dymn04, dymn10, dymn20), whose log-mel spectrogram is another one.
-    dcls: replace the 7 x 7 depthwise convolutions by DCLS ones of `kernel_count` elements that move in
-        `dilated_kernel_size`² cells (the defaults are the paper's); False gives the paper's baseline. EfficientAT's
-        3 x 3 and 5 x 5 kernels get at most as many elements as they have cells; its dynamic networks have no fixed
-        kernels and need False.
-    pretrained: True starts from timm's ImageNet weights (downloaded by timm), a path from such a file. The stem and the
-        classifier start anew. EfficientAT starts from its AudioSet weights (downloaded from its authors' release), and
-        the classifier of 527 classes stays. DCLS elements are fitted to the trained kernels.
-    share_positions: one set of positions and standard deviations for all layers with the same number of channels.
-    position_std: how far, in cells, positions start from the kernel's centre.
-    trunk_options: go to `timm.create_model`: `drop_rate` for dropout before the classifier; other sizes, `depths` and
-        `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT (four each); `ls_init_value`,
-        `kernel_sizes` (one number), `conv_mlp`, `norm_layer` and `act_layer` of a ConvNeXt. No others, so that a
-        checkpoint can do no more than name sizes. EfficientAT takes `drop_rate` alone.
+    Args:
+        name: "convnext_tiny", "convformer_s18", "fastvit_sa24" (the paper's three), any other ConvNeXt, MetaFormer or
+            FastViT of timm, e.g. "convnext_atto" to try something out, or "efficientat_mn04" (mn01 to mn40) or
+            "efficientat_dymn04" (dymn04, dymn10, dymn20), whose log-mel spectrogram is another one.
+        dcls: replace the 7 x 7 depthwise convolutions by DCLS ones of `kernel_count` elements that move in
+            `dilated_kernel_size`² cells (the defaults are the paper's); False gives the paper's baseline. EfficientAT's
+            3 x 3 and 5 x 5 kernels get at most as many elements as they have cells; its dynamic networks have no fixed
+            kernels and need False.
+        pretrained: True starts from timm's ImageNet weights (downloaded by timm), a path from such a file. The stem and
+            the classifier start anew. EfficientAT starts from its AudioSet weights (downloaded from its authors'
+            release), and the classifier of 527 classes stays. DCLS elements are fitted to the trained kernels.
+        share_positions: one set of positions and standard deviations for all layers with the same number of channels.
+        position_std: how far, in cells, positions start from the kernel's centre.
+        trunk_options: go to `timm.create_model`: `drop_rate` for dropout before the classifier; other sizes, `depths`
+            and `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT (four each); `ls_init_value`,
+            `kernel_sizes` (one number), `conv_mlp`, `norm_layer` and `act_layer` of a ConvNeXt. No others, so that a
+            checkpoint can do no more than name sizes. EfficientAT takes `drop_rate` alone.
 
     Raises ValueError for a name without a known stem, an option that is unknown or out of bounds (see
     `check_config`), or dcls=True on a trunk without depthwise convolutions to replace, and RuntimeError if timm has no
@@ -242,7 +243,10 @@ def _own(family: Family, config: dict[str, Any], pretrained: bool | str) -> Audi
 def replace_kernels(trunk: nn.Module, config: Mapping[str, Any], warm_start: bool) -> list[Replacement]:
     """DCLS elements in place of a trunk's 7 x 7 depthwise kernels, or EfficientAT's 3 x 3 and 5 x 5 ones, in place.
 
-    config: the arguments of `create_model`. warm_start: fit the elements to the kernels that are there.
+    Args:
+        config: the arguments of `create_model`.
+        warm_start: fit the elements to the kernels that are there.
+
     Returns what was replaced; nothing if there is no such kernel.
     """
     options: dict[str, Any] = {

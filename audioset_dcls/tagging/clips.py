@@ -71,8 +71,10 @@ def write_clips(
 ) -> None:
     """Write a FLAC file for each event of a recording, CONTEXT longer at both ends.
 
-    stem: begins the clips' names. events: by start. blocks: samples at `clip_rate(record)`; they are read to the end of
-    the last clip, in constant memory.
+    Args:
+        stem: begins the clips' names.
+        events: by start.
+        blocks: samples at `clip_rate(record)`; they are read to the end of the last clip, in constant memory.
     """
     rate = clip_rate(record)
     names = _names(stem, record, events)

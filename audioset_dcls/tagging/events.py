@@ -15,8 +15,9 @@ RELEASE = 0.5  # an event lasts while the score stays above this share of the th
 class Event(NamedTuple):
     """A tag from `start` to `end`, in seconds; `score` and `mean` are over the windows that heard it.
 
-    implied: in half or more of the windows where it reaches its threshold one of its descendants does, too: "Animal"
-        during a "Bark".
+    Attributes:
+        implied: in half or more of the windows where it reaches its threshold one of its descendants does, too:
+            "Animal" during a "Bark".
     """
 
     start: float
@@ -42,7 +43,8 @@ class EventTracker:
     hear: what only the first window of the run heard lies after the end of the window before it, likewise at the end of
     the run.
 
-    thresholds: one for all classes, or (C,).
+    Args:
+        thresholds: one for all classes, or (C,).
     """
 
     def __init__(self, labels: Sequence[str], thresholds: float | np.ndarray, top: int) -> None:

@@ -76,8 +76,10 @@ def run(
     a journal keeps what is done: the same call after a kill or Ctrl-C continues there (`resume`), and is refused while
     another process writes there. On an interrupt the combined files are written from what is done before it is raised
     again.
-    each_channel: tag every channel of a file as a recording of its own, called `file#1`, `file#2`, ...
-    decoders: decode there, so that a decoder which crashes costs one recording; by default in this process.
+
+    Args:
+        each_channel: tag every channel of a file as a recording of its own, called `file#1`, `file#2`, ...
+        decoders: decode there, so that a decoder which crashes costs one recording; by default in this process.
 
     Raises UsageError, JournalError, and OSError if the output cannot be written at all.
     """

@@ -20,15 +20,17 @@ class UsageError(ValueError):
 class Outputs:
     """What to write, and where.
 
-    formats: names of FORMATS. Without `folder` one text format goes to stdout as the recordings are done.
-    folder: gets one combined file a format, `tags.csv` for example; label tracks, plots and embeddings are one file a
-        recording, named after it: `birds/dawn.flac.audacity.txt`; a format says which (`Format.of`).
-    separate: one file a recording in every format.
-    embeddings: (windows, D) float32 as .npy. plot: a .png; without a `folder` in the current one, named after the
-        recording, with its folders in the name if two are called the same.
-    clips, clip_count: a folder for the events as audio files, and of how many events of a class: those with the
-        highest scores.
-    all_levels: show people, too, the classes that others imply: "Animal" beside "Bark".
+    Attributes:
+        formats: names of FORMATS. Without `folder` one text format goes to stdout as the recordings are done.
+        folder: gets one combined file a format, `tags.csv` for example; label tracks, plots and embeddings are one file
+            a recording, named after it: `birds/dawn.flac.audacity.txt`; a format says which (`Format.of`).
+        separate: one file a recording in every format.
+        embeddings: (windows, D) float32 as .npy.
+        plot: a .png; without a `folder` in the current one, named after the recording, with its folders in the name if
+            two are called the same.
+        clips, clip_count: a folder for the events as audio files, and of how many events of a class: those with the
+            highest scores.
+        all_levels: show people, too, the classes that others imply: "Animal" beside "Bark".
     """
 
     formats: tuple[str, ...] = ("table",)

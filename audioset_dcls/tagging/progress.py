@@ -20,7 +20,8 @@ _MEASURED = 20  # as many recordings are asked for their length, so that the bar
 class Bar:
     """A context in which `audio` is called with seconds of audio done, `recording` after each recording.
 
-    seconds_of: the length of the file at a path, or None if its header does not tell.
+    Args:
+        seconds_of: the length of the file at a path, or None if its header does not tell.
     """
 
     def __init__(self, paths: Sequence[str], seconds_of: Callable[[str], float | None]) -> None:

@@ -27,14 +27,16 @@ _DIGITS = 4  # of a score
 class Options:
     """How to cut, pool and report.
 
-    window, hop: seconds; longer recordings are cut in windows of `window` every `hop`. By default a window is as long
-        as the clips that the tagger learned from, 10 s at most, and the hop what its file says, or half the window.
-    threshold, top: what counts as heard, and how many tags of a recording or window, see `EventTracker`. They leave
-        `Result.scores` alone.
-    thresholds: display name -> the threshold of that class, instead of `threshold`.
-    labels: display names; the results hold these classes only.
-    channel: which one of a file to hear: "mix", "left", "right", or its number from 1.
-    timeline, embeddings: keep them for every window (2 kB and about 1.3 kB a window).
+    Attributes:
+        window, hop: seconds; longer recordings are cut in windows of `window` every `hop`. By default a window is as
+            long as the clips that the tagger learned from, 10 s at most, and the hop what its file says, or half the
+            window.
+        threshold, top: what counts as heard, and how many tags of a recording or window, see `EventTracker`. They leave
+            `Result.scores` alone.
+        thresholds: display name -> the threshold of that class, instead of `threshold`.
+        labels: display names; the results hold these classes only.
+        channel: which one of a file to hear: "mix", "left", "right", or its number from 1.
+        timeline, embeddings: keep them for every window (2 kB and about 1.3 kB a window).
     """
 
     window: float | None = None

@@ -47,7 +47,10 @@ def available_providers() -> list[str]:
 def open_session(path: str | Path, providers: Sequence[str], threads: int = 1, memory_pattern: bool = True) -> Any:
     """An `onnxruntime.InferenceSession` on an ONNX file.
 
-    threads: for one operator. memory_pattern: plan memory for the first shape; False for inputs of varying length.
+    Args:
+        threads: for one operator.
+        memory_pattern: plan memory for the first shape; False for inputs of varying length.
+
     Raises ValueError with the first line of what ONNX Runtime says of a file that it cannot open.
     """
     runtime = onnx_runtime()

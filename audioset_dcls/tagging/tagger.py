@@ -25,10 +25,11 @@ EMBEDDED = "tagger.onnx"  # in checkpoints/: what `Tagger()` opens
 class Tagger:
     """Tags recordings with an exported model; torch is not imported.
 
-    model: None for the embedded tagger; the path of an .onnx file that `dcls-export` wrote; or what `load_checkpoint`
-        takes, a path or a published name, which needs torch once to export it into the cache.
-    device: "cpu", or "cuda" with onnxruntime-gpu.
-    jobs: threads that decode, and on the CPU as many that run the model; all cores by default.
+    Args:
+        model: None for the embedded tagger; the path of an .onnx file that `dcls-export` wrote; or what
+            `load_checkpoint` takes, a path or a published name, which needs torch once to export it into the cache.
+        device: "cpu", or "cuda" with onnxruntime-gpu.
+        jobs: threads that decode, and on the CPU as many that run the model; all cores by default.
 
     Raises ModelError if the model cannot be opened.
 
@@ -96,9 +97,11 @@ class Tagger:
     ) -> Result:
         """Tag one recording: a path, a binary file object, the bytes of a file, or a waveform (samples,).
 
-        sample_rate: of a waveform, Hz; 32 kHz if it is not given. A waveform is a NumPy array or a torch tensor: floats
-            in [-1, 1], or int8, int16, int32, uint8, which are scaled.
-        window to thresholds: see `Options`.
+        Args:
+            sample_rate: of a waveform, Hz; 32 kHz if it is not given. A waveform is a NumPy array or a torch tensor:
+                floats in [-1, 1], or int8, int16, int32, uint8, which are scaled.
+
+        The others are those of `Options`.
 
         Raises AudioError for a source without sound to tag, ValueError for options that cannot be.
         """
@@ -122,7 +125,9 @@ class Tagger:
     ) -> Generator[Result | Failure, None, None]:
         """Tag many recordings, in order, decoding ahead and batching windows across recordings.
 
-        sources: what `__call__` takes, many of them; a single path, waveform or bytes is one source.
+        Args:
+            sources: what `__call__` takes, many of them; a single path, waveform or bytes is one source.
+
         A recording that cannot be read gives a Failure (with `raise_failures`, its AudioError) and the rest goes on.
         on_audio: called with the seconds of audio that each window adds, for progress within long recordings.
         decode: called like `iter_audio`, from several threads; `DecoderPool.iter_audio` decodes in other processes.

@@ -28,7 +28,9 @@ class _Due:
 class ClipRecorder:
     """Writes `20230101T123000_Bark.flac`, CONTEXT longer at both ends.
 
-    window: seconds by which news of a start are late. time_of: seconds since the first sound -> time of day.
+    Args:
+        window: seconds by which news of a start are late.
+        time_of: seconds since the first sound -> time of day.
     """
 
     def __init__(self, folder: Path, rate: int, window: float, time_of: Callable[[float], datetime]) -> None:

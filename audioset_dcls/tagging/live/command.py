@@ -30,7 +30,11 @@ class CommandRunner:
     """Starts `command` with what was heard in its environment: DCLS_LABEL, DCLS_SCORE and DCLS_EVENT, a JSON object.
 
     The command is split into arguments as a shell would, and started without one. Labels are never among the arguments.
-    on_note: called with a line if it cannot be started. Raises ValueError as `check_command`.
+
+    Args:
+        on_note: called with a line if it cannot be started.
+
+    Raises ValueError as `check_command`.
     """
 
     def __init__(self, command: str, on_note: Callable[[str], None]) -> None:

@@ -24,7 +24,8 @@ _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0  # s before connecting again
 class _Mark:
     """The end of a segment: the connection was lost, as `line` says, and a new one follows; or it is the last one.
 
-    error: what kept the source from being opened, or ended a sound that had an end of its own.
+    Attributes:
+        error: what kept the source from being opened, or ended a sound that had an end of its own.
     """
 
     line: str = ""
@@ -35,7 +36,9 @@ class _Mark:
 class Feed:
     """Blocks of a source at `sample_rate`, in segments without a gap.
 
-    on_note: called with a line on each connection that is lost. clock, wait: of the time between connections.
+    Args:
+        on_note: called with a line on each connection that is lost.
+        clock, wait: of the time between connections.
     """
 
     def __init__(

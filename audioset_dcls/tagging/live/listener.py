@@ -22,8 +22,11 @@ _DIGITS = 4  # of a score
 class News:
     """An event begins or has ended.
 
-    number: the same for both. at: seconds since the first sound up to which was heard when this became known. An event
-    that begins has the scores so far; what it implies may change until it ends.
+    Attributes:
+        number: the same for both.
+        at: seconds since the first sound up to which was heard when this became known.
+
+    An event that begins has the scores so far; what it implies may change until it ends.
     """
 
     kind: str

@@ -35,7 +35,8 @@ class Listeners:
 class Reporter:
     """A context. JSON lines go to stdout unless that and stderr are a terminal, which gets a display instead.
 
-    time_of: seconds since the first sound -> time of day.
+    Args:
+        time_of: seconds since the first sound -> time of day.
 
     Raises OSError and ValueError for what cannot be reached, ModuleNotFoundError for a library that is missing.
     """

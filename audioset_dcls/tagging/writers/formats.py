@@ -35,13 +35,14 @@ class View(NamedTuple):
 class Format:
     """How records become a file: a text format has `render`, another one has `save`.
 
-    suffix: of its files, with the dot.
-    render: (records, timeline) -> pieces of text, so that a long run streams.
-    save: (path, records, timeline) writes the file at `path`.
-    of: "run": one file of all recordings, or one each if the user asks for it; "recording": a time line's labels, so a
-        file never holds two recordings; "both".
-    for_programs: gets implied classes, too, which it marks; the others show them with `all_levels` alone.
-    of_rate: writes what depends on the file's sample rate, which takes another look at the file.
+    Attributes:
+        suffix: of its files, with the dot.
+        render: (records, timeline) -> pieces of text, so that a long run streams.
+        save: (path, records, timeline) writes the file at `path`.
+        of: "run": one file of all recordings, or one each if the user asks for it; "recording": a time line's labels,
+            so a file never holds two recordings; "both".
+        for_programs: gets implied classes, too, which it marks; the others show them with `all_levels` alone.
+        of_rate: writes what depends on the file's sample rate, which takes another look at the file.
     """
 
     suffix: str
