@@ -20,7 +20,7 @@ from preprocessing.constants import SAMPLE_RATE
 from preprocessing.decoding import chain, ffmpeg, libsndfile, mp3, ogg, riff
 from preprocessing.decoding.ranges import Ranges
 from preprocessing.decoding.sources import Source, open_source
-from preprocessing.decoding.spans import AudioError, Findings, Note, Span, Waveform, place
+from preprocessing.decoding.spans import AudioError, Findings, Note, Span, Waveform, on_time_axis
 from preprocessing.terminal import printable
 
 __all__ = ["MIX", "SAMPLE_RATE", "AudioError", "Note", "channel_count", "iter_audio", "read_audio", "to_channel"]
@@ -193,7 +193,7 @@ def _decode(name: str, file: IO[bytes], mixer: Mixer, findings: Findings) -> Ite
     if quick is not None:
         attempt = Findings()
         try:
-            for rate, block in place(quick(mixer, attempt), attempt):
+            for rate, block in on_time_axis(quick(mixer, attempt), attempt):
                 yield rate, block
                 done += len(block)
             file.read(1)  # a descriptor that cannot be read ends libsndfile's file; this notices why
@@ -207,7 +207,7 @@ def _decode(name: str, file: IO[bytes], mixer: Mixer, findings: Findings) -> Ite
     attempt = Findings()
     try:
         # where libsndfile gave up midway, ffmpeg goes on: it decodes what comes after the damage
-        for rate, block in place(ffmpeg.decode(name, file, mixer, attempt), attempt):
+        for rate, block in on_time_axis(ffmpeg.decode(name, file, mixer, attempt), attempt):
             done -= (skipped := min(done, len(block)))
             if skipped < len(block):
                 yield rate, block[skipped:]

@@ -10,8 +10,8 @@ def _check_preprocessing() -> None:
     found = importlib.util.find_spec("preprocessing")
     origin = Path(found.origin) if found and found.origin else None
     if origin is None or origin.parents[1] != Path(__file__).parents[2]:
-        place = origin.parent if origin and origin.name == "__init__.py" else origin or "no package `preprocessing`"
-        sys.exit(f"audioset-dcls: {place} is not ours; rename it, or take its folder out of PYTHONPATH")
+        stranger = origin.parent if origin and origin.name == "__init__.py" else origin or "no package `preprocessing`"
+        sys.exit(f"audioset-dcls: {stranger} is not ours; rename it, or take its folder out of PYTHONPATH")
 
 
 _check_preprocessing()

@@ -43,7 +43,7 @@ def main() -> None:
         "Files of over 10 s are cut into clips of 10 s.",
     )
     folder.add_argument(
-        "place",
+        "path",
         type=Path,
         metavar="FOLDER|CSV",
         help="sub-folders named by class, or a CSV file,labels: paths relative to it, labels split by ;",
@@ -113,11 +113,11 @@ def _prepare_audioset(audio: list[Path], segments: Path | None, **options: Any) 
     _prepare(audioset_collection(audio, segments), **options)
 
 
-def _prepare_folder(place: Path, labels_from: Path | None, **options: Any) -> None:
+def _prepare_folder(path: Path, labels_from: Path | None, **options: Any) -> None:
     from preprocessing.clips.reader import ClipFile
     from preprocessing.corpora.folder import folder_collection
 
-    _prepare(folder_collection(place, ClipFile(labels_from).labels if labels_from else None), **options)
+    _prepare(folder_collection(path, ClipFile(labels_from).labels if labels_from else None), **options)
 
 
 def _prepare(collection: Any, output: Path, workers: int | None, compress: bool) -> None:

@@ -80,8 +80,8 @@ def _starting_point(energy: Tensor, offsets: list[int], layer: DclsNd) -> list[T
     order = flat.topk(min(count, flat.shape[-1])).indices
     order = order[..., torch.arange(count, device=order.device) % order.shape[-1]]  # cells repeat if there are too few
     cells = torch.unravel_index(order, energy.shape[2:])
-    places = zip(cells, offsets, layer.dilated_kernel_size, strict=True)
-    positions = torch.stack([cell.double() + offset - size // 2 for cell, offset, size in places])
+    axes = zip(cells, offsets, layer.dilated_kernel_size, strict=True)
+    positions = torch.stack([cell.double() + offset - size // 2 for cell, offset, size in axes])
     return [positions] if layer.deviations is None else [positions, torch.zeros_like(positions)]
 
 

@@ -89,9 +89,9 @@ def calibration_error(targets: ArrayLike, scores: ArrayLike, bins: int = 10) -> 
     """
     truth, values = checked(targets, scores)
     counted = values > 0.05
-    place = np.minimum((values[counted] * bins).astype(int), bins - 1)
-    size = np.bincount(place, minlength=bins)
-    gap = np.bincount(place, truth[counted] - values[counted], minlength=bins)
+    bin_index = np.minimum((values[counted] * bins).astype(int), bins - 1)
+    size = np.bincount(bin_index, minlength=bins)
+    gap = np.bincount(bin_index, truth[counted] - values[counted], minlength=bins)
     return float(np.abs(gap).sum() / max(size.sum(), 1))
 
 

@@ -97,16 +97,16 @@ class Comparison:
     def metrics(self) -> list[str]:
         """Names of all numbers that some run has: the metrics of whole clips, of cut ones, then the others."""
         names = list(dict.fromkeys(name for run in self.runs for name in run.metrics))
-        order = {name: place for place, name in enumerate(METRICS)}
+        order = {name: index for index, name in enumerate(METRICS)}
 
-        def place(name: str) -> tuple[int, float, int]:
+        def sort_key(name: str) -> tuple[int, float, int]:
             cut = re.fullmatch(r"(\w+) ([\d.]+) s", name)
             metric = cut[1] if cut else name
             if metric not in order:
                 return 2, 0, names.index(name)
             return (1, -float(cut[2]), order[metric]) if cut else (0, 0, order[metric])
 
-        return sorted(names, key=place)
+        return sorted(names, key=sort_key)
 
     @property
     def main_metrics(self) -> list[str]:

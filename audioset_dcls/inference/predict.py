@@ -90,7 +90,7 @@ def predict_lengths(
             scored.append([_score(scorer, _cut(waveform, seconds), own)[:, columns] for seconds in lengths])
             advance(len(waveform))
     empty = np.empty((0, len(data.labels)), np.float32)  # the share of a process beyond the number of clips
-    parts = [np.concatenate([empty, *(scores[place] for scores in scored)]) for place in range(len(lengths))]
+    parts = [np.concatenate([empty, *(scores[index] for scores in scored)]) for index in range(len(lengths))]
     return Predictions(
         clips=data.audio_names(),
         labels=data.labels,
@@ -114,15 +114,15 @@ def matching_columns(
     model_labels: Sequence[str], data_labels: Sequence[str], data_path: str | Path
 ) -> NDArray[np.intp]:
     """Which of the model's outputs each of the data's labels is. Raises ValueError if the model lacks one."""
-    places = {label: index for index, label in enumerate(model_labels)}
-    missing = [label for label in data_labels if label not in places]
+    columns = {label: index for index, label in enumerate(model_labels)}
+    missing = [label for label in data_labels if label not in columns]
     if missing:
         named = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise ValueError(
             f"{data_path}: {len(missing)} of its {len(data_labels)} classes are unknown to the model ({named}); "
             "evaluate a model that was trained on these classes"
         )
-    return np.array([places[label] for label in data_labels])
+    return np.array([columns[label] for label in data_labels])
 
 
 class _Batches(Dataset[Tensor]):

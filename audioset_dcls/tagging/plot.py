@@ -138,16 +138,16 @@ def _overview(
     total, count = np.zeros((N_MELS, columns)), np.zeros(columns)
     begin = 0
     for block in blocks:
-        places = np.minimum((np.arange(begin, begin + len(block)) * columns) // samples, columns - 1)
-        first = np.unique(places, return_index=True)
+        column = np.minimum((np.arange(begin, begin + len(block)) * columns) // samples, columns - 1)
+        first = np.unique(column, return_index=True)
         low[first[0]] = np.minimum(low[first[0]], np.minimum.reduceat(block, first[1]))
         high[first[0]] = np.maximum(high[first[0]], np.maximum.reduceat(block, first[1]))
         (log_mel,) = model.run(block[None], ["log_mel"])
         frames = log_mel[0, 0, :, : len(block) * 100 // model.sample_rate + 1]
         at = begin + np.arange(frames.shape[1]) * model.sample_rate // 100
-        places = np.minimum(at * columns // samples, columns - 1)
-        np.add.at(total.T, places, frames.T)
-        np.add.at(count, places, 1)
+        column = np.minimum(at * columns // samples, columns - 1)
+        np.add.at(total.T, column, frames.T)
+        np.add.at(count, column, 1)
         begin += len(block)
     known = np.flatnonzero(count)
     nearest = known[np.clip(np.searchsorted(known, np.arange(columns)), 0, len(known) - 1)]

@@ -122,12 +122,12 @@ def _below(folder: str, problems: list[str]) -> Iterator[str]:
     def complain(error: OSError) -> None:
         problems.append(f"{_printable(str(error.filename))}: cannot be read: {error.strerror}")
 
-    for place, folders, files in os.walk(folder, onerror=complain, followlinks=True):
-        visited.add(os.path.realpath(place))
+    for root, folders, files in os.walk(folder, onerror=complain, followlinks=True):
+        visited.add(os.path.realpath(root))
         folders[:] = sorted(
-            name for name in folders if name[0] != "." and os.path.realpath(os.path.join(place, name)) not in visited
+            name for name in folders if name[0] != "." and os.path.realpath(os.path.join(root, name)) not in visited
         )
-        paths = (os.path.join(place, name) for name in sorted(files) if name[0] != "." and _has_suffix(name))
+        paths = (os.path.join(root, name) for name in sorted(files) if name[0] != "." and _has_suffix(name))
         # a link to nowhere is a recording that is missing; a pipe or device would be waited for
         yield from (path for path in paths if os.path.isfile(path) or not os.path.exists(path))
 

@@ -159,16 +159,16 @@ class ClipFile:
         self,
         clips: npt.ArrayLike,
         out: npt.NDArray[np.int16],
-        places: Sequence[int] | None = None,
+        out_rows: Sequence[int] | None = None,
         starts: Sequence[int] | None = None,
     ) -> npt.NDArray[np.int16]:
         """Read clips (B,) into rows of `out` (any number, samples wanted), without a copy in between.
 
         Arguments:
-            places: the row of each, by default 0, 1, ...; asked for in ascending order the disk is read forward.
+            out_rows: the row of each, by default 0, 1, ...; asked for in ascending order the disk is read forward.
             starts: the first sample of each that is wanted, by default 0.
         """
-        _read_rows(self._open()["waveform"], self._row(clips), out, places, starts)
+        _read_rows(self._open()["waveform"], self._row(clips), out, out_rows, starts)
         return out
 
     def waveform(self, clip: int) -> npt.NDArray[np.int16]:
@@ -197,7 +197,7 @@ def _read_rows(
     dataset: h5py.Dataset,
     rows: npt.NDArray[np.int64],
     out: npt.NDArray[Any],
-    places: Sequence[int] | None = None,
+    out_rows: Sequence[int] | None = None,
     starts: Sequence[int] | None = None,
 ) -> None:
     """`read_direct` of many rows, by h5py's low level: half the time a clip, because nothing is made anew for each."""
@@ -205,4 +205,4 @@ def _read_rows(
     in_file, in_memory = dataset.id.get_space(), h5py.h5s.create_simple((wanted,))
     for number, row in enumerate(rows.tolist()):
         in_file.select_hyperslab((row, starts[number] if starts is not None else 0), (1, wanted))
-        dataset.id.read(in_memory, in_file, out[places[number] if places is not None else number])
+        dataset.id.read(in_memory, in_file, out[out_rows[number] if out_rows is not None else number])

@@ -93,13 +93,13 @@ def read_segments(path: str | Path) -> Segments:
     return segments
 
 
-def _times(cells: tuple[str, ...], place: str) -> tuple[float, float]:
+def _times(cells: tuple[str, ...], row: str) -> tuple[float, float]:
     try:
         start, end = map(float, cells or (0, 10))
     except ValueError:
         start = end = math.nan
     if not 0 <= start < end < math.inf:
-        raise ClipFileError(f"{place}: start and end are {' and '.join(map(repr, cells))}, not seconds")
+        raise ClipFileError(f"{row}: start and end are {' and '.join(map(repr, cells))}, not seconds")
     return start, end
 
 
@@ -147,16 +147,16 @@ def _panns_name(video: str) -> str:
     return f"Y{video}.wav"
 
 
-def _find_audio(places: Sequence[str | Path]) -> tuple[list[str], list[Path], list[Path]]:
-    """Loose files, tars and Parquet files at the places, each sorted by folder and name."""
+def _find_audio(paths: Sequence[str | Path]) -> tuple[list[str], list[Path], list[Path]]:
+    """Loose files, tars and Parquet files at the paths, each sorted by folder and name."""
     files: list[str] = []  # not Path: there may be two million
-    for place in places:
-        if Path(place).is_dir():
-            files += walk(place)
-        elif Path(place).is_file():
-            files.append(str(place))
+    for path in paths:
+        if Path(path).is_dir():
+            files += walk(path)
+        elif Path(path).is_file():
+            files.append(str(path))
         else:
-            raise ClipFileError(f"{place}: no such file or folder")
+            raise ClipFileError(f"{path}: no such file or folder")
     tars = [Path(file) for file in files if file.lower().endswith(_TARS)]
     tables = [Path(file) for file in files if file.lower().endswith(".parquet")]
     others = (*_TARS, ".parquet", *_NOT_AUDIO)

@@ -77,6 +77,6 @@ def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 def walk(folder: str | Path) -> Iterator[str]:
     """The files in a folder and those below it, sorted, without hidden ones."""
-    for place, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (f"{place}/{name}" for name in sorted(names) if not name.startswith("."))
+        yield from (f"{root}/{name}" for name in sorted(names) if not name.startswith("."))

@@ -20,22 +20,22 @@ from preprocessing.terminal import printable
 # own classes ---------------------------------------------------------------------------------------------------------
 
 
-def folder_collection(place: str | Path, labels: Sequence[str] | None = None) -> Collection:
+def folder_collection(path: str | Path, labels: Sequence[str] | None = None) -> Collection:
     """One's own sounds: a folder whose sub-folders are named by class, or a CSV `file,labels`.
 
     The CSV's paths are relative to its folder. A file's labels are separated by `;`, or, if no line has one, by `,` (in
     quotes). A clip's name is its path as written. `labels` gives the classes and their order, e.g. those of the train
     file for its test file; by default they are the names that occur, sorted. Long files are cut into clips of 10 s.
 
-    Raises ClipFileError for a place without classes and for a label that is not among `labels`.
+    Raises ClipFileError for a path without classes and for a label that is not among `labels`.
     """
-    place = Path(place)
-    named, warnings = (_listed_files(place), []) if place.is_file() else _files_by_folder(place)
-    root = place.parent if place.is_file() else place
+    path = Path(path)
+    named, warnings = (_listed_files(path), []) if path.is_file() else _files_by_folder(path)
+    root = path.parent if path.is_file() else path
     occurring = sorted({label for _, file_labels in named for label in file_labels})
     classes = {label: index for index, label in enumerate(labels if labels is not None else occurring)}
     if unknown := [label for label in occurring if label not in classes]:
-        raise ClipFileError(f"{place}: the label {unknown[0]!r} is none of the {len(classes)} that were given")
+        raise ClipFileError(f"{path}: the label {unknown[0]!r} is none of the {len(classes)} that were given")
     signature = hashlib.sha256(json.dumps([FORMAT, named, list(classes)]).encode())
 
     def clips() -> Iterator[Clip | LeftOut]:

@@ -89,7 +89,7 @@ def scale(samples: np.ndarray) -> np.ndarray:
         return samples.astype(np.float32, copy=False)
 
 
-def place(spans: Iterator[Span], findings: Findings) -> Iterator[tuple[int, Waveform]]:
+def on_time_axis(spans: Iterator[Span], findings: Findings) -> Iterator[tuple[int, Waveform]]:
     """(sample rate, block) pairs without holes: what is missing between spans becomes silence of its length.
 
     Time stamps that cannot be (beyond the declared end or, if there is none, an hour ahead; more than a day of silence

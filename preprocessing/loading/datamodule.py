@@ -105,24 +105,24 @@ class ClipLoader(DataLoader[dict[str, torch.Tensor]]):
 
     def __init__(self, dataset: ClipDataset, sampler: TrainBatches | EvalBatches, **options: Any) -> None:
         super().__init__(dataset, sampler=sampler, batch_size=None, **options)
-        self._place = {"epoch": 0, "batches": 0}
+        self._position = {"epoch": 0, "batches": 0}
         self._resume: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
         assert isinstance(self.sampler, TrainBatches | EvalBatches)
-        self._place = {"epoch": self.sampler.epoch, "batches": 0}
+        self._position = {"epoch": self.sampler.epoch, "batches": 0}
         if self._resume is not None and self._resume["epoch"] == self.sampler.epoch:
-            self._place = self._resume
+            self._position = self._resume
         self._resume = None
-        self.sampler.first = self._place["batches"]
+        self.sampler.first = self._position["batches"]
         with shared_memory_errors():
             for batch in super().__iter__():
-                self._place["batches"] += 1
+                self._position["batches"] += 1
                 yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and how many of its batches were handed out."""
-        return dict(self._place)
+        return dict(self._position)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on there: the next iteration, if it is of that epoch, leaves those batches out."""

@@ -151,15 +151,15 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             starts = np.random.default_rng(request.crop_seed).integers(0, spare, endpoint=True)
         for number in np.unique(file_of_clip).tolist():
             file = self.files[number]
-            places = np.flatnonzero(file_of_clip == number)
-            places = places[np.argsort(clips[places], kind="stable")]
-            rows = clips[places] - (self._ends[number] - len(file))
-            file.read_waveforms(rows, waveform.numpy(), places.tolist(), starts[places].tolist())
-            target.numpy()[places] = file.read("target", rows)
+            slots = np.flatnonzero(file_of_clip == number)
+            slots = slots[np.argsort(clips[slots], kind="stable")]
+            rows = clips[slots] - (self._ends[number] - len(file))
+            file.read_waveforms(rows, waveform.numpy(), slots.tolist(), starts[slots].tolist())
+            target.numpy()[slots] = file.read("target", rows)
             if self._stored_teacher:
-                batch["teacher"].numpy()[places] = file.read("teacher", rows)
+                batch["teacher"].numpy()[slots] = file.read("teacher", rows)
             if self.embedding_size:
-                batch["embedding"].numpy()[places] = file.read("embedding", rows)
+                batch["embedding"].numpy()[slots] = file.read("embedding", rows)
         if self._teacher is not None:
             batch["teacher"].numpy()[:] = self._teacher.read(clips)
         if lengths is not None and not self._tells_lengths:

@@ -22,9 +22,9 @@ def _render(records: Iterable[Record], timeline: bool) -> Iterator[str]:
         for event in record["events"]:
             moment = moment_at(record, event["start"])
             when = ("", "", "") if moment is None else (f"{moment:%Y-%m-%d}", f"{moment:%H:%M:%S}", moment.hour)
-            place = (folder, "", name, channel, event["start"], round(event["end"] - event["start"], 3))
+            location = (folder, "", name, channel, event["start"], round(event["end"] - event["start"], 3))
             distance = round(1 - event["score"], 4)  # Kaleidoscope's: 0 is the nearest
-            yield csv_line([*place, *record["band"], *when, event["label"], distance, ""])
+            yield csv_line([*location, *record["band"], *when, event["label"], distance, ""])
 
 
 KALEIDOSCOPE = Format(".kaleidoscope.csv", _render, of_rate=True)

@@ -23,9 +23,9 @@ def _render(records: Iterable[Record], timeline: bool) -> Iterator[str]:
                 f'    item [{number}]:\n        class = "IntervalTier"\n        name = {_quoted(label)}\n'
                 f"        xmin = 0\n        xmax = {end}\n        intervals: size = {len(intervals)}\n"
             )
-            for place, (start, stop, text) in enumerate(intervals, 1):
+            for index, (start, stop, text) in enumerate(intervals, 1):
                 yield (
-                    f"        intervals [{place}]:\n            xmin = {start}\n            xmax = {stop}\n"
+                    f"        intervals [{index}]:\n            xmin = {start}\n            xmax = {stop}\n"
                     f"            text = {_quoted(text)}\n"
                 )
 

@@ -119,11 +119,11 @@ _FIRST, _REST = 0.05, 0.6  # seconds before the first note, and at the end for t
 
 
 def _melody(rng: random.Random, note: Note, beat: float, pitches: Keys, keys: Keys, seconds: float) -> None:
-    time, place = _FIRST, rng.randrange(len(pitches))
+    time, index = _FIRST, rng.randrange(len(pitches))
     while time < seconds - _REST:
         length = beat * rng.choice([0.5, 0.5, 1, 1, 1.5, 2])
-        note(time, pitches[place], length * rng.uniform(0.7, 1), rng.randint(70, 118))
-        place = max(0, min(len(pitches) - 1, place + rng.choice([-3, -2, -1, -1, 0, 1, 1, 2, 3])))
+        note(time, pitches[index], length * rng.uniform(0.7, 1), rng.randint(70, 118))
+        index = max(0, min(len(pitches) - 1, index + rng.choice([-3, -2, -1, -1, 0, 1, 1, 2, 3])))
         time += length
 
 
@@ -131,21 +131,21 @@ def _chords(rng: random.Random, note: Note, beat: float, pitches: Keys, keys: Ke
     time = _FIRST
     while time < seconds - _REST:
         length = beat * rng.choice([1, 2, 2, 4])
-        place = rng.randrange(max(1, len(pitches) - 5))
+        index = rng.randrange(max(1, len(pitches) - 5))
         spread = rng.choice([0, 0.012, 0.03])
         for number, step in enumerate((0, 2, 4)[: rng.choice([2, 3, 3])]):
-            if place + step < len(pitches):
-                note(time + number * spread, pitches[place + step], length * 0.95, rng.randint(65, 110))
+            if index + step < len(pitches):
+                note(time + number * spread, pitches[index + step], length * 0.95, rng.randint(65, 110))
         time += length
 
 
 def _arpeggio(rng: random.Random, note: Note, beat: float, pitches: Keys, keys: Keys, seconds: float) -> None:
     time, end = _FIRST, seconds - _REST
     while time < end:
-        place = rng.randrange(max(1, len(pitches) - 6))
+        index = rng.randrange(max(1, len(pitches) - 6))
         for step in (0, 2, 4, 5, 4, 2):
-            if place + step < len(pitches) and time < end:
-                note(time, pitches[place + step], beat * rng.uniform(0.4, 1.2), rng.randint(65, 112))
+            if index + step < len(pitches) and time < end:
+                note(time, pitches[index + step], beat * rng.uniform(0.4, 1.2), rng.randint(65, 112))
                 time += beat / 2
 
 

@@ -230,7 +230,7 @@ def test_sources_of_other_files_are_their_groups(tmp_path: Path, clips: dict[str
 def test_reading_into_places_from_starts(tmp_path: Path, clips: dict[str, Any]) -> None:
     write(tmp_path / "clips.h5", clips)
     out = np.zeros((3, 100), np.int16)
-    ClipFile(tmp_path / "clips.h5").read_waveforms([5, 7], out, places=[2, 0], starts=[10, SAMPLES - 100])
+    ClipFile(tmp_path / "clips.h5").read_waveforms([5, 7], out, out_rows=[2, 0], starts=[10, SAMPLES - 100])
     np.testing.assert_array_equal(out[2], clips["waveforms"][5, 10:110])
     np.testing.assert_array_equal(out[0], clips["waveforms"][7, -100:])
     assert not out[1].any()
