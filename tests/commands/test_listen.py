@@ -184,6 +184,19 @@ def test_errors_are_one_line(arguments: list[str], status: int, message: str, li
     assert "secret" not in line
 
 
+@pytest.mark.parametrize("address", ["file://{path}", "{path}", "concat:{path}"])
+def test_a_playlist_opens_no_file_of_this_machine(
+    address: str, recording: Path, served: str, listen_here: Here, tmp_path: Path
+) -> None:
+    """A server that is asked for sound may name what it likes."""
+    soundfile.write(tmp_path / "secret.wav", *soundfile.read(recording))
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address.format(path=tmp_path / 'secret.wav')}\n"
+    (tmp_path / "list.m3u8").write_text(playlist + "#EXT-X-ENDLIST\n")
+    status, out, err = listen_here(f"{served}/list.m3u8")
+    assert (status, out) == (1, "")
+    assert err.startswith(f"dcls-listen: {served}/list.m3u8: ")
+
+
 def sounddevice(blocks: list[np.ndarray], **device: Any) -> SimpleNamespace:
     """A library that plays blocks to whoever opens an input."""
 
