@@ -48,6 +48,7 @@ class DecoderPool:
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
         self._closed = False
+        self._headers: dict[str, Header] = {}  # of files that were decoded, until somebody asks
         with contextlib.suppress(OSError):  # the first request will say what keeps them from starting
             for _ in range(started):
                 self._idle.append(_Child())
@@ -87,6 +88,7 @@ class DecoderPool:
             child.ask("blocks", block_seconds=block_seconds, sample_rate=sample_rate, channel=channel)
             while "samples" in (answer := child.answer()):
                 yield child.samples(answer["samples"], round(block_seconds * sample_rate))
+        self._headers[os.fspath(source)] = Header(*answer["header"])
         if "note" in answer:
             note = Note(*answer["note"])
             if on_note is None:
@@ -103,7 +105,9 @@ class DecoderPool:
             return int(child.answer()["channels"])
 
     def header(self, path: str) -> Header:
-        """As `read_header`."""
+        """As `read_header`; at once for the file that was decoded last."""
+        if (known := self._headers.pop(path, None)) is not None:
+            return known
         if not _is_for_children(path):
             return Header()
         try:
@@ -263,7 +267,8 @@ def _last_answer(answers: int, what: str, path: str, arguments: dict[str, Any]) 
     for block in iter_audio(path, on_note=notes.append, **arguments):
         _send(answers, {"samples": len(block)})
         _write(answers, np.ascontiguousarray(block).data.cast("B"))
-    return {"note": notes[0]} if notes else {}
+    about: dict[str, Any] = {"header": read_header(path)}
+    return {**about, "note": notes[0]} if notes else about
 
 
 def _send(descriptor: int, message: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -182,6 +183,23 @@ def test_errors_are_one_line(arguments: list[str], status: int, message: str, li
     assert line.startswith("dcls-listen: ")
     assert message in line
     assert "secret" not in line
+
+
+def test_a_playlist_opens_no_file_of_this_machine(served: str, listen_here: Here, tmp_path: Path) -> None:
+    """A server that is asked for sound may name what it likes."""
+    with av.open(str(tmp_path / "secret.ts"), "w") as container:
+        stream = container.add_stream("aac", rate=32_000, layout="mono")
+        sound = read_audio(RECORDINGS / "cow.ogg")
+        for at in range(0, len(sound) - 1024, 1024):
+            frame = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], "fltp", "mono")
+            frame.sample_rate, frame.pts = 32_000, at
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for address, expected in (("secret.ts", 0), (f"file://{tmp_path / 'secret.ts'}", 1)):
+        entry = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:5,\n{address}\n#EXT-X-ENDLIST\n"
+        (tmp_path / "list.m3u8").write_text(entry)
+        status, out, err = listen_here(f"{served}/list.m3u8")
+        assert (status, bool(out), bool(err)) == (expected, not expected, bool(expected)), err
 
 
 def sounddevice(blocks: list[np.ndarray], **device: Any) -> SimpleNamespace:

@@ -132,6 +132,18 @@ def test_what_headers_tell(pool: DecoderPool, long: str, tmp_path: Path) -> None
         assert pool.header(nothing) == read_header(nothing) == (None, None)
 
 
+def test_the_header_comes_with_the_samples(pool: DecoderPool, children: Callable[[], set[int]], tmp_path: Path) -> None:
+    """Another child need not be asked; once it was taken the file is looked at again."""
+    path = str(tmp_path / "a.wav")
+    soundfile.write(path, np.zeros(800), 8000)
+    assert len(list(pool.iter_audio(path, 10, 32_000))) == 1
+    soundfile.write(path, np.zeros(1600), 16_000)
+    (first,) = children()
+    assert pool.header(path) == (0.1, 8000)
+    assert pool.header(path) == read_header(path) == (0.1, 16_000)
+    assert children() == {first}
+
+
 @pytest.mark.parametrize(
     ("name", "rate"), [("air_raid_siren.mp3", 22_050), ("thunder.wav", 8_000), ("camera_shutter.oga", 96_000)]
 )
