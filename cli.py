@@ -10,6 +10,8 @@ COMMANDS = {
     "eval": "evaluate",
     "export": "export",
     "inspect": "inspect",
+    "index": "index",
+    "search": "search",
 }
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("dcls-tag", "dcls-prepare", "dcls-train", "dcls-eval", "dcls-export", "dcls-inspect")
+COMMANDS = (
+    "dcls-tag",
+    "dcls-prepare",
+    "dcls-train",
+    "dcls-eval",
+    "dcls-export",
+    "dcls-inspect",
+    "dcls-index",
+    "dcls-search",
+)
 
 
 def candidates() -> dict[str, list[str]]:

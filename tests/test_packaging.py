@@ -24,7 +24,16 @@ import audioset_dcls
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
-COMMANDS = ("dcls-tag", "dcls-prepare", "dcls-train", "dcls-eval", "dcls-export", "dcls-inspect")
+COMMANDS = (
+    "dcls-tag",
+    "dcls-prepare",
+    "dcls-train",
+    "dcls-eval",
+    "dcls-export",
+    "dcls-inspect",
+    "dcls-index",
+    "dcls-search",
+)
 BY_NAME = {"onnxscript", "tensorboard"}  # torch.onnx.export and Lightning's logger import them, we do not
 
 
@@ -178,7 +187,7 @@ def test_dependencies_are_what_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     base = {canonical(line) for line in project["project"]["dependencies"]}
-    declared = base | {canonical(line) for line in extras["train"]}
+    declared = base | {canonical(line) for name in ("train", "store") for line in extras[name]}
     distributions = packages_distributions()
     imported = set()
     for path in (*(ROOT / "audioset_dcls").rglob("*.py"), *(ROOT / "preprocessing").rglob("*.py")):
