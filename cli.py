@@ -12,6 +12,7 @@ COMMANDS = {
     "inspect": "inspect",
     "index": "index",
     "search": "search",
+    "teach": "teach",
 }
 
 if __name__ == "__main__":

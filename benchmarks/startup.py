@@ -24,6 +24,7 @@ COMMANDS = (
     "dcls-inspect",
     "dcls-index",
     "dcls-search",
+    "dcls-teach",
 )
 
 

@@ -33,6 +33,7 @@ COMMANDS = (
     "dcls-inspect",
     "dcls-index",
     "dcls-search",
+    "dcls-teach",
 )
 BY_NAME = {"onnxscript", "tensorboard"}  # torch.onnx.export and Lightning's logger import them, we do not
 
@@ -187,7 +188,7 @@ def test_dependencies_are_what_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     base = {canonical(line) for line in project["project"]["dependencies"]}
-    declared = base | {canonical(line) for name in ("train", "store") for line in extras[name]}
+    declared = base | {canonical(line) for name in ("train", "store", "teach") for line in extras[name]}
     distributions = packages_distributions()
     imported = set()
     for path in (*(ROOT / "audioset_dcls").rglob("*.py"), *(ROOT / "preprocessing").rglob("*.py")):

@@ -97,6 +97,7 @@ def catch_up(database: Database, threads: int = 1, on_added: Callable[[int], Non
     )
     if written is not None and written["sample"] == _sample(path):
         index.load(str(path))
+        index.expansion_add = _EXPANSION  # it is not in the file
     wanted = np.fromiter((number for (number,) in database.query("SELECT id FROM windows ORDER BY id")), np.int64)
     held = np.sort(np.asarray(index.keys).astype(np.int64)) if len(index) else np.empty(0, np.int64)
     gone = np.setdiff1d(held, wanted, assume_unique=True)
