@@ -13,6 +13,7 @@ COMMANDS = {
     "index": "index",
     "search": "search",
     "teach": "teach",
+    "review": "review",
 }
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ COMMANDS = (
     "dcls-index",
     "dcls-search",
     "dcls-teach",
+    "dcls-review",
 )
 
 

@@ -34,6 +34,7 @@ COMMANDS = (
     "dcls-index",
     "dcls-search",
     "dcls-teach",
+    "dcls-review",
 )
 BY_NAME = {"onnxscript", "tensorboard"}  # torch.onnx.export and Lightning's logger import them, we do not
 
