@@ -12,6 +12,10 @@ COMMANDS = {
     "export": "export",
     "inspect": "inspect",
     "models": "models",
+    "index": "index",
+    "search": "search",
+    "teach": "teach",
+    "review": "review",
 }
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ import argparse
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("dcls-tag", "dcls-prepare", "dcls-train", "dcls-eval", "dcls-export", "dcls-inspect", "dcls-models")
+COMMANDS = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 
 
 def candidates() -> dict[str, list[str]]:

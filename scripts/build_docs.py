@@ -21,7 +21,7 @@ PAGES = (
 )
 ROOMS = (
     *("audioset_dcls", "audioset_dcls.tagging", "audioset_dcls.dcls", "audioset_dcls.models", "preprocessing"),
-    *("audioset_dcls.evaluation", "audioset_dcls.export", "audioset_dcls.training"),
+    *("audioset_dcls.evaluation", "audioset_dcls.export", "audioset_dcls.training", "audioset_dcls.store"),
 )
 FUNCTIONS = ("audioset_dcls.inference.predict.predict", "audioset_dcls.inference.evaluate.evaluate")
 

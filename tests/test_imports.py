@@ -32,6 +32,7 @@ MODELS = {"audioset_dcls.models", "audioset_dcls.folders", *METHOD, *PREPROCESSI
 SHARED = {"audioset_dcls.tagging.session", "audioset_dcls.tagging.windows"}
 EXPORT = {"audioset_dcls.export", "audioset_dcls", *SHARED, *EVALUATION, *MODELS}
 TAGGING = {"audioset_dcls.tagging", *EXPORT}
+STORE = {"audioset_dcls.store", "audioset_dcls.tagging", *SHARED, *EVALUATION}
 TRAINING = {"audioset_dcls.training", *SHARED, *EVALUATION, *MODELS}
 INFERENCE = {"audioset_dcls.inference", *SHARED, *EVALUATION, *MODELS}
 ROOMS = {
@@ -41,9 +42,10 @@ ROOMS = {
     "audioset_dcls.models": MODELS,
     "audioset_dcls.export": EXPORT,
     "audioset_dcls.tagging": TAGGING,
+    "audioset_dcls.store": STORE,
     "audioset_dcls.training": TRAINING,
     "audioset_dcls.inference": INFERENCE,
-    "audioset_dcls.commands": {"audioset_dcls.commands", *TAGGING, *TRAINING, *INFERENCE},
+    "audioset_dcls.commands": {"audioset_dcls.commands", *TAGGING, *STORE, *TRAINING, *INFERENCE},
 }
 TORCH = {"torch", "torchaudio", "timm", "lightning", "torchvision", "onnxscript"}  # torch and what imports it
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
 COMMANDS = (
     *("dcls-tag", "dcls-listen", "dcls-prepare", "dcls-train", "dcls-eval", "dcls-export", "dcls-inspect"),
-    "dcls-models",
+    *("dcls-models", "dcls-index", "dcls-search", "dcls-teach", "dcls-review"),
 )
 BY_NAME = {"onnxscript", "tensorboard"}  # torch.onnx.export and Lightning's logger import them, we do not
 
@@ -181,7 +181,8 @@ def test_dependencies_are_what_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     base = {canonical(line) for line in project["project"]["dependencies"]}
-    declared = base | {canonical(line) for line in (*extras["train"], *extras["live"])}
+    extra_lines = (line for name in ("train", "live", "store", "teach") for line in extras[name])
+    declared = base | {canonical(line) for line in extra_lines}
     distributions = packages_distributions()
     imported = set()
     for path in (*(ROOT / "audioset_dcls").rglob("*.py"), *(ROOT / "preprocessing").rglob("*.py")):

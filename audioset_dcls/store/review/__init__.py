@@ -1,0 +1,1 @@
+"""A local page to judge candidates of a class."""
