@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,20 +51,27 @@ def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> l
     return paths
 
 
-def large_depthwise(model: AudioTagger) -> Iterator[tuple[str, nn.Module]]:
-    """Names and layers of the DCLS and the plain depthwise convolutions with kernels of 7 x 7 or more."""
+def large_depthwise(model: AudioTagger) -> list[tuple[str, nn.Module]]:
+    """Names and layers of the DCLS and the plain depthwise convolutions with kernels of 7 x 7 or more.
+
+    Smaller kernels if the model has no others, as EfficientAT's.
+    """
+    found: list[tuple[str, nn.Module, tuple[int, ...]]] = []
     for name, layer in model.trunk.named_modules():
-        depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels
-        if isinstance(layer, DclsNd) or (depthwise and min(layer.kernel_size) >= 7):
-            yield name, layer
+        if isinstance(layer, DclsNd):
+            found.append((name, layer, layer.dilated_kernel_size))
+        elif isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels:
+            found.append((name, layer, layer.kernel_size))
+    large = [(name, layer) for name, layer, size in found if isinstance(layer, DclsNd) or min(size) >= 7]
+    return large or [(name, layer) for name, layer, _ in found]
 
 
 @torch.no_grad()
 def plot_kernels(model: AudioTagger) -> Figure:
     """The dense kernels of the first channels, a row for each large layer, time to the right, frequency upwards."""
-    layers = list(large_depthwise(model))
+    layers = large_depthwise(model)
     if not layers:
-        raise ValueError("the model has no depthwise convolution of 7 x 7 or more")
+        raise ValueError("the model has no depthwise convolution")
     figure = new_figure(CHANNELS_SHOWN * 0.75 + 1, len(layers) * 0.9 + 0.4)
     for axes, (name, layer) in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
         kernels = dense_kernels(layer)
@@ -86,7 +93,7 @@ def dense_kernels(layer: nn.Module) -> Tensor:
 @torch.no_grad()
 def plot_spectra(model: AudioTagger) -> Figure:
     """The mean spectrum of each large layer's kernels, in decibels of that of white kernels; zero in the middle."""
-    layers = list(large_depthwise(model))
+    layers = large_depthwise(model)
     columns = min(len(layers), 6)
     rows = -(-len(layers) // columns)
     figure = new_figure(2.1 * columns + 0.8, 2.3 * rows)
