@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "build" / "docs_source"
 PAGES = (
     *("*.md", "CITATION.cff", "LICENSE", "docs/*.md", "docs/pictures/*.png", "checkpoints/README.md"),
-    *("studies/open_sounds/*.md", "studies/open_sounds/pictures/*.png", "studies/open_sounds/results/*"),
+    *("studies/*/*.md", "studies/open_sounds/pictures/*.png", "studies/open_sounds/results/*"),
 )
 ROOMS = (
     *("audioset_dcls", "audioset_dcls.tagging", "audioset_dcls.dcls", "audioset_dcls.models", "preprocessing"),

@@ -213,7 +213,7 @@ def canonical(requirement: str) -> str:
 def test_without_the_extra_each_command_says_what_to_install(installed: Path, tmp_path: Path) -> None:
     """Tagging works; the others end with one line."""
     hidden = tmp_path / "hidden"
-    for name in ("torch", "h5py", "hydra", "lightning"):
+    for name in ("torch", "h5py", "hydra", "lightning", "usearch", "sklearn"):
         (hidden / name).mkdir(parents=True)
         (hidden / name / "__init__.py").write_text(f"raise ModuleNotFoundError('none', name={name!r})")
     run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -230,6 +230,10 @@ def test_without_the_extra_each_command_says_what_to_install(installed: Path, tm
         done = run([str(installed / name), *arguments], env=environment)
         assert done.returncode == 1
         assert re.fullmatch(rf"{name}: \w+ is not installed; pip install 'audioset-dcls\[train\]'\n", done.stderr)
+    for name, extra, missing in (("dcls-index", "store", "usearch"), ("dcls-teach", "teach", "sklearn")):
+        done = run([str(installed / name), "x", "-o", "x.onnx"], env=environment)
+        assert done.returncode == 1
+        assert done.stderr == f"{name}: {missing} is not installed; pip install 'audioset-dcls[{extra}]'\n"
 
 
 def test_a_foreign_preprocessing_is_named(installed: Path, tmp_path: Path) -> None:

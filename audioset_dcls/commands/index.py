@@ -42,13 +42,11 @@ def index(arguments: argparse.Namespace) -> None:
         from audioset_dcls.store.database import StoreError
         from audioset_dcls.store.update import update
         from audioset_dcls.tagging.tagger import Tagger
-        from preprocessing.cores import usable_cores
         from preprocessing.decoding.process import DecoderPool
 
-        jobs = arguments.jobs
         try:
-            with DecoderPool(min(usable_cores(), 2) if jobs is None else 1) as decoders:
-                tagger = Tagger(arguments.model, jobs=jobs)
+            with DecoderPool(1) as decoders:  # which loads its libraries while the model is opened
+                tagger = Tagger(arguments.model, jobs=arguments.jobs)
                 done = update(
                     arguments.output,
                     arguments.inputs,

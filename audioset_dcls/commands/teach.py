@@ -51,17 +51,20 @@ def run(arguments: argparse.Namespace) -> None:
         from audioset_dcls.store.database import StoreError
         from audioset_dcls.store.teaching import teach
         from audioset_dcls.tagging.tagger import Tagger
+        from preprocessing.decoding.process import DecoderPool
 
         try:
-            taught = teach(
-                arguments.examples,
-                arguments.output,
-                Tagger(arguments.model, jobs=arguments.jobs),
-                arguments.store,
-                arguments.add,
-                arguments.precision,
-                lambda line: show(f"{COMMAND}: {line}", sys.stderr),
-            )
+            with DecoderPool(1) as decoders:  # a decoder that crashes costs one example
+                taught = teach(
+                    arguments.examples,
+                    arguments.output,
+                    Tagger(arguments.model, jobs=arguments.jobs),
+                    arguments.store,
+                    arguments.add,
+                    arguments.precision,
+                    decoders.iter_audio,
+                    lambda line: show(f"{COMMAND}: {line}", sys.stderr),
+                )
         except ValueError as error:  # ModelError and ExamplesError are
             stop(COMMAND, USAGE, str(error))
         except StoreError as error:

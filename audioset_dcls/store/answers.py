@@ -86,6 +86,10 @@ class Review:
         self.windows, self.recordings, self.answers = table[:, 0], table[:, 1], table[:, 3]
         self.scores = table[:, 2] / SCORE_UNIT
 
+    def record(self, window: int, answer: str) -> None:
+        """An answer that was saved since."""
+        self.answers[self.windows == window] = ANSWERS.index(answer)
+
     def precisions(self) -> list[Precision]:
         """At each of EDGES that a candidate reaches.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from audioset_dcls.tagging.results import Decode
 from preprocessing.audio import MIX, AudioError, iter_audio
 
 _BLOCK = 10.0  # s
@@ -24,14 +25,19 @@ def cut(path: str, start: float, end: float | None, rate: int) -> np.ndarray:
 
 
 def cut_parts(
-    path: str, parts: Sequence[tuple[float, float | None]], rate: int, least: float = 0.0
+    path: str,
+    parts: Sequence[tuple[float, float | None]],
+    rate: int,
+    least: float = 0.0,
+    decode: Decode = iter_audio,
 ) -> Iterator[np.ndarray | None]:
     """The same for many parts of a recording, by their starts, which is decoded once; None for one behind its end.
 
     Args:
         least: seconds; a shorter part is widened to so much, by the same on both sides as far as the recording goes.
+        decode: called like `iter_audio`.
     """
-    blocks = iter_audio(path, _BLOCK, rate, MIX, lambda note: None)
+    blocks = decode(path, _BLOCK, rate, MIX, lambda note: None)
     shortest = round(least * rate)
     buffer, offset = np.empty(0, np.float32), 0
     for start, end in parts:

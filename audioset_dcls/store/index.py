@@ -36,12 +36,13 @@ class Index:
         with Database(self.path) as database:
             return int(database.value("SELECT count(*) FROM windows"))
 
-    def update(self, inputs: Sequence[str], tagger: Tagger | None = None) -> Update:
+    def update(self, inputs: str | Path | Sequence[str | Path], tagger: Tagger | None = None) -> Update:
         """Add what is new or changed in files, folders and globs, remove what is gone; see `update`."""
         from audioset_dcls.store.update import update
         from audioset_dcls.tagging.tagger import Tagger
 
-        return update(self.path, inputs, tagger or Tagger(), quiet=True)
+        many = [inputs] if isinstance(inputs, str | Path) else inputs
+        return update(self.path, [str(one) for one in many], tagger or Tagger(), quiet=True)
 
     def label(self, label: str, top: int = TOP) -> list[Hit]:
         """The places with the highest scores of a class. Raises ValueError for an unknown one, StoreError."""

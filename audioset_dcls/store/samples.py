@@ -14,9 +14,9 @@ import numpy as np
 from audioset_dcls.store.cut import cut_parts
 from audioset_dcls.store.database import Database
 from audioset_dcls.store.examples import Example
-from audioset_dcls.tagging.results import Failure, Options
+from audioset_dcls.tagging.results import Decode, Failure, Options
 from audioset_dcls.tagging.tagger import Tagger
-from preprocessing.audio import AudioError
+from preprocessing.audio import AudioError, iter_audio
 from preprocessing.files import sha256_of
 from preprocessing.terminal import first_line
 
@@ -54,6 +54,7 @@ def collect(
     window: float,
     hop: float,
     database: Database | None = None,
+    decode: Decode = iter_audio,
     on_failure: Callable[[str], None] = lambda line: None,
     on_note: Callable[[str], None] = lambda line: None,
 ) -> Samples:
@@ -62,13 +63,17 @@ def collect(
     A recording that is there twice counts once, with the classes of both. A part that is shorter than a window is
     widened to one: that is what a tagger hears of it.
 
-    on_failure, on_note: get one line for each example that cannot be read or found, and for what is there twice.
+    Args:
+        window, hop: seconds.
+        database: of a store with answers.
+        decode: called like `iter_audio`.
+        on_failure, on_note: get one line for each example that cannot be read, and for what is there twice.
     """
     pending: deque[Clip] = deque()
     kept: list[Clip] = []
     rows: list[np.ndarray] = []
-    sources = _sources(examples, tagger.model.sample_rate, window, pending, on_failure, on_note)
-    for outcome in tagger.tag_all(sources, Options(window, hop, timeline=False)):
+    sources = _sources(examples, tagger.model.sample_rate, window, pending, decode, on_failure, on_note)
+    for outcome in tagger.tag_all(sources, Options(window, hop, timeline=False), decode=decode):
         clip = pending.popleft()
         if isinstance(outcome, Failure):
             on_failure(outcome.message)
@@ -90,6 +95,7 @@ def _sources(
     rate: int,
     window: float,
     pending: deque[Clip],
+    decode: Decode,
     on_failure: Callable[[str], None],
     on_note: Callable[[str], None],
 ) -> Iterator[Any]:
@@ -118,8 +124,9 @@ def _sources(
             pending.append(clip)
             yield path
         cut = [clip for clip in parts if clip not in whole]
+        places = [(clip.start, clip.end) for clip in cut]
         try:
-            for clip, samples in zip(cut, cut_parts(path, [(c.start, c.end) for c in cut], rate, window), strict=True):
+            for clip, samples in zip(cut, cut_parts(path, places, rate, window, decode), strict=True):
                 if samples is None:
                     on_failure(f"{path}: ends before the example at {clip.start:.1f} s")
                     continue

@@ -17,8 +17,10 @@ from audioset_dcls.store.graph import write_tagger
 from audioset_dcls.store.samples import collect
 from audioset_dcls.store.search import shown_path
 from audioset_dcls.store.thresholds import write_thresholds
+from audioset_dcls.tagging.results import Decode
 from audioset_dcls.tagging.tagger import Tagger
 from audioset_dcls.tagging.writers.formats import clock
+from preprocessing.audio import iter_audio
 from preprocessing.files import sha256_of
 from preprocessing.terminal import printable
 
@@ -50,6 +52,7 @@ def teach(
     store: str | Path | None = None,
     add: bool = False,
     precision: float = 0.9,
+    decode: Decode = iter_audio,
     on_note: Callable[[str], None] = lambda line: None,
 ) -> Taught:
     """Learn own classes and write a tagger that has them, which `Tagger` and `dcls-tag --model` open.
@@ -61,6 +64,7 @@ def teach(
         store: take the answers given in `dcls-review` from it, too.
         add: keep the tagger's classes beside the new ones.
         precision: wanted at the thresholds.
+        decode: called like `iter_audio`; `DecoderPool.iter_audio` decodes in other processes.
         on_note: gets one line for each recording that is there twice and the like.
 
     An example that cannot be read is left out. Raises ExamplesError for examples that nothing can be learned from,
@@ -79,7 +83,7 @@ def teach(
         if database is not None:
             database.check_model(sha256_of(tagger.model.path), tagger.model.path.name)
             window, hop = database.facts.window, database.facts.hop
-        samples = collect(found, tagger, window, hop, database, failures.append, on_note)
+        samples = collect(found, tagger, window, hop, database, decode, failures.append, on_note)
     try:
         lesson = learn(samples, precision)
     except ExamplesError as error:

@@ -22,7 +22,9 @@ _BATCH = 8192  # embeddings read at once
 _SAMPLE = 65_536  # bytes at the start and at the end that tell one index from another
 _KEY = "usearch"  # in facts: which windows the index holds
 _DIGITS = 5  # of a cosine: how many rows are compared at once shows in the seventh
-_EXPANSION = 64  # candidates that usearch keeps while it adds or searches; 128 is twice as slow to add
+# candidates that usearch keeps
+_ADDING = 64  # 128 is twice as slow
+_SEARCHING = 256
 
 
 def to_bytes(embedding: np.ndarray) -> bytes:
@@ -92,12 +94,12 @@ def catch_up(database: Database, threads: int = 1, on_added: Callable[[int], Non
         ndim=database.facts.embedding_size,
         metric="cos",
         dtype="f16",
-        expansion_add=_EXPANSION,
-        expansion_search=_EXPANSION,
+        expansion_add=_ADDING,
+        expansion_search=_SEARCHING,
     )
     if written is not None and written["sample"] == _sample(path):
         index.load(str(path))
-        index.expansion_add = _EXPANSION  # it is not in the file
+        index.expansion_add = _ADDING  # it is not in the file
     wanted = np.fromiter((number for (number,) in database.query("SELECT id FROM windows ORDER BY id")), np.int64)
     held = np.sort(np.asarray(index.keys).astype(np.int64)) if len(index) else np.empty(0, np.int64)
     gone = np.setdiff1d(held, wanted, assume_unique=True)
@@ -126,7 +128,7 @@ def _open(database: Database) -> Any:
         return None
     if index is None or index.ndim != database.facts.embedding_size:
         return None
-    index.expansion_search = _EXPANSION
+    index.expansion_search = _SEARCHING
     return index
 
 

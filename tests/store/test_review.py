@@ -95,6 +95,8 @@ def test_from_the_page_to_the_threshold(server: ReviewServer, store: Path) -> No
         state = post(server, {"window": number, "answer": ("yes", "yes", "yes", "no", "unsure")[answers]})
         answers += 1
     assert answers == 5
+    with Database(store) as database:  # what a new start would show
+        assert Review(database, "Dog", 0.6).precisions() == server.review.precisions()
     assert state["precisions"][-1]["answered"] == 4
     assert 0.6 < state["precisions"][-1]["estimate"] < 0.75  # 3.5 of 5: 3 of 4, drawn to the middle
     assert state["precisions"][-1]["low"] < 0.6 < 0.9 < state["precisions"][-1]["high"] < 1

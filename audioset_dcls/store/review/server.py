@@ -78,7 +78,7 @@ class ReviewServer(ThreadingHTTPServer):
     def answer(self, window: int, answer: str) -> None:
         """Store an answer. Raises ValueError, StoreError."""
         save_answer(self.database, self.label, window, answer)
-        self.review = Review(self.database, self.label, self.review.target)
+        self.review.record(window, answer)
         self.on_threshold(self.review.threshold())
 
     def samples(self, window: int) -> np.ndarray:
@@ -197,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {
             "Content-Type": kind,
             "Content-Length": str(len(content)),
-            "Content-Security-Policy": f"default-src 'none'; {own}img-src 'self' data:; media-src 'self'; "
+            "Content-Security-Policy": f"default-src 'none'; {own}img-src 'self' data:; media-src blob:; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
