@@ -101,10 +101,10 @@ def export(
         model = load_checkpoint(checkpoint)
         model.metadata = {**model.metadata, **facts}
         if calibrate:
-            from audioset_dcls.export.calibrate import LEAST_CLIPS, LEAST_SOURCES, finish
+            from audioset_dcls.export.calibrate import LEAST_CLIPS, LEAST_SOURCES, calibrate_model
 
             judge = None if calibration_model is None else load_checkpoint(calibration_model)
-            model = finish(model, calibrate, train_data, judge)
+            model = calibrate_model(model, calibrate, train_data, judge)
             before, after = model.metadata["calibration"]["calibration_error"]
             show(
                 f"calibrated on {', '.join(map(str, calibrate))}: mean gap of score and share of positives "

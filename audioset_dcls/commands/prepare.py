@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,31 @@ def main() -> None:
         epilog="exit status: 0 done, 1 failed, 2 usage, 130 interrupted",
     )
     kinds = parser.add_subparsers(metavar="KIND", required=True)
+    _add_audioset(kinds)
+    _add_folder(kinds)
+    _add_open_sounds(kinds)
+    arguments = vars(parser.parse_args())
+    workers = arguments.get("workers")
+    if workers is not None and workers < 1:
+        parser.error("--workers must be at least 1")
+    with extra("dcls-prepare", "train"):
+        from preprocessing.clips.layout import ClipFileError
+        from preprocessing.corpora.open_sounds.lists import OpenSoundsError
+
+    make = arguments.pop("make")
+    try:
+        make(**arguments)
+    except (ClipFileError, OpenSoundsError) as error:
+        raise SystemExit(printable(f"dcls-prepare: {error}")) from None
+    except OSError as error:  # no permission, or a disk that filled before anything was begun
+        message = f"dcls-prepare: {error.filename or arguments['output']}: {error.strerror or error}"
+        raise SystemExit(printable(message)) from None
+    except KeyboardInterrupt:
+        show(f"dcls-prepare: stopped; what is done of {arguments['output']} is kept: run the same to go on", sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _add_audioset(kinds: Any) -> None:
     audioset = _kind(
         kinds,
         "audioset",
@@ -36,6 +62,10 @@ def main() -> None:
     audioset.add_argument(
         "--segments", type=Path, metavar="CSV", help="the split's segment list; Parquet files can do without"
     )
+    _add_output(audioset, _prepare_audioset)
+
+
+def _add_folder(kinds: Any) -> None:
     folder = _kind(
         kinds,
         "folder",
@@ -51,10 +81,17 @@ def main() -> None:
     folder.add_argument(
         "--labels-from", type=Path, metavar="FILE.h5", help="take its classes, e.g. the train file's for its test file"
     )
-    for kind in (audioset, folder):
-        kind.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.h5", help="the HDF5 file to make")
-        kind.add_argument("-j", "--workers", type=int, metavar="N", help="processes that decode (default: one a core)")
-        kind.add_argument("--compress", action="store_true", help="lossless gzip: a third of the size, slower to read")
+    _add_output(folder, _prepare_folder)
+
+
+def _add_output(kind: argparse.ArgumentParser, make: Callable[..., None]) -> None:
+    kind.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.h5", help="the HDF5 file to make")
+    kind.add_argument("-j", "--workers", type=int, metavar="N", help="processes that decode (default: one a core)")
+    kind.add_argument("--compress", action="store_true", help="lossless gzip: a third of the size, slower to read")
+    kind.set_defaults(make=make)
+
+
+def _add_open_sounds(kinds: Any) -> None:
     open_sounds = _kind(
         kinds,
         "open-sounds",
@@ -83,28 +120,7 @@ def main() -> None:
         help="git fetches from URL/OWNER/NAME (default: https://github.com)",
     )
     open_sounds.add_argument("--core", action="store_true", help="packages of 2.3 GB in place of all 9.1")
-    audioset.set_defaults(make=_prepare_audioset)
-    folder.set_defaults(make=_prepare_folder)
     open_sounds.set_defaults(make=_prepare_open_sounds)
-    arguments = vars(parser.parse_args())
-    workers = arguments.get("workers")
-    if workers is not None and workers < 1:
-        parser.error("--workers must be at least 1")
-    with extra("dcls-prepare", "train"):
-        from preprocessing.clips.layout import ClipFileError
-        from preprocessing.corpora.open_sounds.lists import OpenSoundsError
-
-    make = arguments.pop("make")
-    try:
-        make(**arguments)
-    except (ClipFileError, OpenSoundsError) as error:
-        raise SystemExit(printable(f"dcls-prepare: {error}")) from None
-    except OSError as error:  # no permission, or a disk that filled before anything was begun
-        message = f"dcls-prepare: {error.filename or arguments['output']}: {error.strerror or error}"
-        raise SystemExit(printable(message)) from None
-    except KeyboardInterrupt:
-        show(f"dcls-prepare: stopped; what is done of {arguments['output']} is kept: run the same to go on", sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _prepare_audioset(audio: list[Path], segments: Path | None, **options: Any) -> None:

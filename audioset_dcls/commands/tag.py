@@ -16,6 +16,7 @@ from audioset_dcls.commands.parser import USAGE, add_selection, create_parser, s
 from preprocessing.terminal import show
 
 if TYPE_CHECKING:
+    from audioset_dcls.tagging.outputs import Outputs
     from audioset_dcls.tagging.results import Options
     from audioset_dcls.tagging.tagger import Tagger
     from preprocessing.decoding.process import DecoderPool
@@ -105,59 +106,7 @@ def tag(arguments: argparse.Namespace) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     _keep_stdout_for_results()
     try:
-        from audioset_dcls.tagging.job import EACH, run
-        from audioset_dcls.tagging.journal import FolderRemovedError, JournalError
-        from audioset_dcls.tagging.outputs import Outputs, UsageError
-        from audioset_dcls.tagging.recordings import find_recordings
-        from audioset_dcls.tagging.results import Options
-        from audioset_dcls.tagging.session import ModelError
-        from audioset_dcls.tagging.tagger import Tagger
-        from preprocessing.audio import MIX, to_channel
-
-        try:
-            outputs = Outputs(
-                tuple(arguments.format.split(",")),
-                arguments.output,
-                arguments.separate,
-                arguments.timeline,
-                arguments.embeddings,
-                arguments.plot,
-                arguments.all_levels,
-                arguments.clips,
-                arguments.clips_per_class,
-            )
-            one = to_channel(MIX if arguments.channel == EACH else arguments.channel)
-            options = Options(arguments.window, arguments.hop, arguments.threshold, arguments.top, channel=one)
-            if arguments.jobs is not None and arguments.jobs < 1:
-                raise UsageError(f"jobs must be at least 1, not {arguments.jobs}")
-        except ValueError as error:  # UsageError is one
-            stop(COMMAND, USAGE, str(error))
-        found = find_recordings(arguments.inputs)
-        with _decoders(len(found.recordings), arguments.jobs) as decoders:
-            try:
-                tagger = Tagger(arguments.model, arguments.device, arguments.jobs)
-                if arguments.list_labels:
-                    list_labels(tagger)
-                    return
-                options = with_files(COMMAND, options.of(tagger), arguments, tagger)
-            except ValueError as error:  # ModelError is one
-                stop(COMMAND, USAGE, str(error))
-            try:
-                summary = run(
-                    found,
-                    tagger,
-                    options,
-                    outputs,
-                    arguments.resume,
-                    arguments.quiet,
-                    arguments.channel == EACH,
-                    decoders,
-                )
-                sys.stdout.flush()
-                if arguments.model is None and not arguments.quiet and sys.stderr.isatty():
-                    mention_better_ones()
-            except (UsageError, JournalError, ModelError) as error:
-                stop(COMMAND, 1 if isinstance(error, FolderRemovedError) else USAGE, str(error))
+        status = _tag(arguments)
     except BrokenPipeError:  # `dcls-tag ... | head`
         _abandon_stdout()
         raise SystemExit(1) from None
@@ -177,7 +126,66 @@ def tag(arguments: argparse.Namespace) -> None:
             _INTERRUPTED + number,
             "interrupted" + "; the same command continues there" * bool(arguments.output),
         )
-    raise SystemExit(summary.exit_status)
+    raise SystemExit(status)
+
+
+def _tag(arguments: argparse.Namespace) -> int:
+    """The exit status. Raises what cannot be written, or interrupts; leaves by SystemExit for what cannot be done."""
+    from audioset_dcls.tagging.job import EACH, run
+    from audioset_dcls.tagging.journal import FolderRemovedError, JournalError
+    from audioset_dcls.tagging.outputs import UsageError
+    from audioset_dcls.tagging.recordings import find_recordings
+    from audioset_dcls.tagging.session import ModelError
+    from audioset_dcls.tagging.tagger import Tagger
+
+    try:
+        outputs, options = _asked_for(arguments)
+    except ValueError as error:  # UsageError is one
+        stop(COMMAND, USAGE, str(error))
+    found = find_recordings(arguments.inputs)
+    with _decoders(len(found.recordings), arguments.jobs) as decoders:
+        try:
+            tagger = Tagger(arguments.model, arguments.device, arguments.jobs)
+            if arguments.list_labels:
+                list_labels(tagger)
+                return 0
+            options = with_files(COMMAND, options.of(tagger), arguments, tagger)
+        except ValueError as error:  # ModelError is one
+            stop(COMMAND, USAGE, str(error))
+        each, resume, quiet = arguments.channel == EACH, arguments.resume, arguments.quiet
+        try:
+            summary = run(found, tagger, options, outputs, resume, quiet, each, decoders)
+        except (UsageError, JournalError, ModelError) as error:
+            stop(COMMAND, 1 if isinstance(error, FolderRemovedError) else USAGE, str(error))
+        sys.stdout.flush()
+        if arguments.model is None and not quiet and sys.stderr.isatty():
+            mention_better_ones()
+    return summary.exit_status
+
+
+def _asked_for(arguments: argparse.Namespace) -> tuple[Outputs, Options]:
+    """What to write and how to tag. Raises ValueError for options that cannot be."""
+    from audioset_dcls.tagging.job import EACH
+    from audioset_dcls.tagging.outputs import Outputs, UsageError
+    from audioset_dcls.tagging.results import Options
+    from preprocessing.audio import MIX, to_channel
+
+    outputs = Outputs(
+        tuple(arguments.format.split(",")),
+        arguments.output,
+        arguments.separate,
+        arguments.timeline,
+        arguments.embeddings,
+        arguments.plot,
+        arguments.all_levels,
+        arguments.clips,
+        arguments.clips_per_class,
+    )
+    one = to_channel(MIX if arguments.channel == EACH else arguments.channel)
+    options = Options(arguments.window, arguments.hop, arguments.threshold, arguments.top, channel=one)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError(f"jobs must be at least 1, not {arguments.jobs}")
+    return outputs, options
 
 
 def with_files(command: str, options: Options, arguments: argparse.Namespace, tagger: Tagger) -> Options:

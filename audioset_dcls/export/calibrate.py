@@ -23,7 +23,7 @@ MASKED_BIAS = -20.0  # a score of 2e-9
 LEAST_CLIPS, LEAST_SOURCES = 5, 3  # of training that have a class, else it is masked
 
 
-def finish(
+def calibrate_model(
     model: AudioTagger,
     calibration_data: Sequence[Path],
     train_data: Sequence[Path] = (),

@@ -189,43 +189,58 @@ class ClipWriter:
     ) -> None:
         """Write B clips: all on the disk when it returns; cut short, none of them.
 
-        Arguments:
+        Args:
             waveforms: B times int16 (samples,), or what `encode` made of them in a worker process.
-            targets: (B, C) bool. teacher: (B, C), embedding: (B, D), if such columns were announced.
+            targets: (B, C) bool.
+            teacher, embedding: (B, C) and (B, D), if such columns were announced.
             note: anything JSON can hold, for the caller's own bookkeeping; comes back in `notes`.
         """
-        count = len(audio_names)
-        if len(set(audio_names)) < count or not self._seen.isdisjoint(audio_names):
-            raise ClipFileError(f"{self.path}: a clip name was given twice in {list(audio_names)[:3]}...")
         given = {"target": targets, "teacher": teacher, "embedding": embedding}
         columns = {name: np.asarray(given[name], dtype) for name, (dtype, _) in self._tables.items()}
-        for name, values in columns.items():
-            if values.shape != (count, self._tables[name][1]):
-                raise ClipFileError(f"{self.path}: {name} is {values.shape}, not ({count}, {self._tables[name][1]})")
         chunks = [chunk if isinstance(chunk, bytes) else encode(chunk, self.compression) for chunk in waveforms]
-        if len(chunks) != count or (not self.compression and {*map(len, chunks)} - {2 * self.samples}):
-            raise ClipFileError(f"{self.path}: {count} clips of {self.samples} samples were promised")
+        self._check(audio_names, chunks, columns, groups)
         entry: dict[str, Any] = {"names": list(audio_names)}
         if self.compression:
             entry["bytes"] = [len(chunk) for chunk in chunks]
         if self.groups is not None:
-            if groups is None or len(groups) != count:
-                raise ClipFileError(f"{self.path}: a group for each of the {count} clips is needed")
-            entry["groups"] = list(groups)
+            entry["groups"] = list(groups or ())
         if note is not None:
             entry["note"] = note
+        self._commit(chunks, columns)
+        self._log(entry)
+        self._take(entry)
+        self.notes.pop()  # only those of earlier runs are kept
+
+    def _check(
+        self,
+        audio_names: Sequence[str],
+        chunks: Sequence[bytes],
+        columns: dict[str, npt.NDArray[Any]],
+        groups: Sequence[str] | None,
+    ) -> None:
+        """Raises ClipFileError for names that are there, and for what is not as it was announced."""
+        count = len(audio_names)
+        if len(set(audio_names)) < count or not self._seen.isdisjoint(audio_names):
+            raise ClipFileError(f"{self.path}: a clip name was given twice in {list(audio_names)[:3]}...")
+        for name, values in columns.items():
+            if values.shape != (count, self._tables[name][1]):
+                raise ClipFileError(f"{self.path}: {name} is {values.shape}, not ({count}, {self._tables[name][1]})")
+        if len(chunks) != count or (not self.compression and {*map(len, chunks)} - {2 * self.samples}):
+            raise ClipFileError(f"{self.path}: {count} clips of {self.samples} samples were promised")
+        if self.groups is not None and (groups is None or len(groups) != count):
+            raise ClipFileError(f"{self.path}: a group for each of the {count} clips is needed")
+
+    def _commit(self, chunks: Sequence[bytes], columns: dict[str, npt.NDArray[Any]]) -> None:
+        """To the disk; nothing of it if that is full."""
         try:
             _write(self._columns["waveform"], b"".join(chunks))
             for name, values in columns.items():
                 _write(self._columns[name], values.tobytes())
             for column in self._columns.values():
                 os.fsync(column.fileno())
-        except OSError:  # a full disk
+        except OSError:
             self._cut_off()
             raise
-        self._log(entry)
-        self._take(entry)
-        self.notes.pop()  # only those of earlier runs are kept
 
     def finish(self, attributes: dict[str, Any] | None = None) -> Written:
         """Make the HDF5 file and put it in its place. `attributes` are stored beside the layout's own."""

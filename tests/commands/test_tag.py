@@ -134,7 +134,9 @@ def test_without_an_embedded_tagger(
 def test_list_labels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The embedded tagger's; it masks none."""
     monkeypatch.setattr(sys, "argv", ["dcls-tag", "--list-labels"])
-    tag.main()
+    with pytest.raises(SystemExit) as left:
+        tag.main()
+    assert left.value.code == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [row["index"] for row in rows] == [str(i) for i in range(527)]
     assert {"index": "105", "mid": "/m/07qdb04", "name": "Quack", "parents": "Duck", "heard": "yes"} in rows

@@ -14,7 +14,7 @@ import torch
 
 from audioset_dcls.commands.export import export, read_facts
 from audioset_dcls.evaluation.calibration import calibration_error, fit_calibration, log_loss
-from audioset_dcls.export.calibrate import finish, score
+from audioset_dcls.export.calibrate import calibrate_model, score
 from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint
 from audioset_dcls.models.trunks import AudioTagger, create_model
 from audioset_dcls.tagging.session import OnnxModel
@@ -83,7 +83,7 @@ def model(data: dict[str, Path]) -> AudioTagger:
 
 def test_scores_mean_more_on_recordings_it_was_not_fitted_on(model: AudioTagger, data: dict[str, Path]) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    finished = finish(model, [data["validation"]])
+    finished = calibrate_model(model, [data["validation"]])
     test = ClipFile(data["test"])
     raw, calibrated = score(model, [test]).astype(float), score(finished, [test]).astype(float)
     trained = slice(0, 5)
@@ -95,7 +95,7 @@ def test_scores_mean_more_on_recordings_it_was_not_fitted_on(model: AudioTagger,
 
 
 def test_classes_without_training_data_are_silent(model: AudioTagger, data: dict[str, Path]) -> None:
-    finished = finish(model, [data["validation"]])
+    finished = calibrate_model(model, [data["validation"]])
     assert finished.metadata["masked"] == ["f"]
     assert finished.metadata["note"] == "kept"
     loud = torch.randn(4, 1, 128, 200, generator=torch.Generator().manual_seed(0)) * 5
@@ -110,14 +110,14 @@ def test_fitted_to_the_scores_of_another(model: AudioTagger, data: dict[str, Pat
     with torch.no_grad():
         judge.classifier.weight.div_(2)
         judge.classifier.bias.div_(2)
-    own, judged = finish(model, [data["validation"]]), finish(model, [data["validation"]], (), judge)
+    own, judged = calibrate_model(model, [data["validation"]]), calibrate_model(model, [data["validation"]], (), judge)
     temperature = own.metadata["calibration"]["temperature"]
     assert judged.metadata["calibration"]["temperature"] == pytest.approx(temperature / 2, rel=1e-4)
     torch.testing.assert_close(judged.classifier.weight, own.classifier.weight * 2, rtol=1e-4, atol=1e-6)
     judge.metadata = {"train_class_clips": [9, 9, 9, 9, 4, 0], "train_class_sources": [3, 3, 3, 3, 3, 0]}
     with torch.no_grad():
         judge.classifier.bias[4] = 30.0  # nobody asks
-    unlearned = finish(model, [data["validation"]], (), judge)
+    unlearned = calibrate_model(model, [data["validation"]], (), judge)
     assert unlearned.metadata["masked"] == ["f"]
     biases = unlearned.classifier.bias - model.classifier.bias / unlearned.metadata["calibration"]["temperature"]
     assert biases[:4].min() < biases[4] < biases[:4].max()
@@ -127,10 +127,10 @@ def test_a_tagger_to_start_from_lends_the_classes_that_it_knows(model: AudioTagg
     """Whatever the counts of the clips say that it was trained on further; but clips that are given count."""
     started = copy.deepcopy(model)
     started.metadata = model.metadata | {"starts_from": "efficientat_mn04"}
-    assert finish(started, [data["validation"]]).metadata["masked"] == []
+    assert calibrate_model(started, [data["validation"]]).metadata["masked"] == []
     started.metadata["masked"] = ["c"]
-    assert finish(started, [data["validation"]]).metadata["masked"] == ["c"]
-    assert "f" in finish(started, [data["validation"]], [data["train"]]).metadata["masked"]
+    assert calibrate_model(started, [data["validation"]]).metadata["masked"] == ["c"]
+    assert "f" in calibrate_model(started, [data["validation"]], [data["train"]]).metadata["masked"]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_five_clips_of_three_sources_let_a_class_fire(
 ) -> None:
     told = copy.deepcopy(model)
     told.metadata = {"train_class_clips": clips, "train_class_sources": sources}
-    finished = finish(told, [data["validation"]])
+    finished = calibrate_model(told, [data["validation"]])
     assert finished.metadata["masked"] == masked
     silent = np.isin(LABELS, masked)
     scores = 1 / (1 + np.exp(-score(finished, [ClipFile(data["test"])]).max(axis=0)))
@@ -159,27 +159,27 @@ def test_all_masked_is_an_error(model: AudioTagger, data: dict[str, Path]) -> No
     untrained = copy.deepcopy(model)
     untrained.metadata = {"train_class_clips": [4] * 6, "train_class_sources": [2] * 6}
     with pytest.raises(ValueError, match="no class has 5 training clips of 3 sources"):
-        finish(untrained, [data["validation"]])
+        calibrate_model(untrained, [data["validation"]])
 
 
 def test_several_files_calibrate_together(model: AudioTagger, data: dict[str, Path]) -> None:
     """As if the clips of both lay in one file: the same logits and targets, so the same temperature."""
-    joined = finish(model, [data["validation"], data["test"]]).metadata["calibration"]
+    joined = calibrate_model(model, [data["validation"], data["test"]]).metadata["calibration"]
     files = [ClipFile(data["validation"]), ClipFile(data["test"])]
     targets, logits = np.concatenate([targets_of(file) for file in files])[:, :5], score(model, files)[:, :5]
     assert (joined["clips"], joined["data"]) == (300, ["validation.h5", "test.h5"])
     assert joined["temperature"] == pytest.approx(fit_calibration(targets, logits).temperature, rel=1e-9)
-    assert joined["temperature"] != finish(model, [data["validation"]]).metadata["calibration"]["temperature"]
+    assert joined["temperature"] != calibrate_model(model, [data["validation"]]).metadata["calibration"]["temperature"]
 
 
 def test_files_tell_what_was_trained(model: AudioTagger, data: dict[str, Path]) -> None:
     """Of the files' clips, if files are given or the checkpoint has no counts."""
-    untold = finish(model, [data["validation"]], [data["train"]])
+    untold = calibrate_model(model, [data["validation"]], [data["train"]])
     assert untold.metadata["masked"] == ["f"]
-    model_without = finish(model, [data["validation"]])
+    model_without = calibrate_model(model, [data["validation"]])
     model_without.metadata = {}
     with pytest.raises(ValueError, match="--train-data"):
-        finish(model_without, [data["validation"]])
+        calibrate_model(model_without, [data["validation"]])
 
 
 def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> N
     test = ClipFile(data["test"])
     waveform = test.waveform(0)[None] / np.float32(32_767)
     (scores,) = exported.run(waveform)
-    finished = finish(load_checkpoint(tmp_path / "best.ckpt"), [data["validation"]])
+    finished = calibrate_model(load_checkpoint(tmp_path / "best.ckpt"), [data["validation"]])
     expected = score(finished, [test])[0]
     np.testing.assert_allclose(scores[0], 1 / (1 + np.exp(-expected)), atol=1e-4)
     assert json.dumps(finished.metadata)
@@ -215,9 +215,9 @@ def test_other_classes_are_refused(model: AudioTagger, data: dict[str, Path], tm
         writer.append(["one"], np.zeros((1, SAMPLES), np.int16), np.ones((1, 1), bool))
         writer.finish()
     with pytest.raises(ClipFileError, match=r"other\.h5: its 1 classes are not the model's"):
-        finish(model, [tmp_path / "other.h5"])
+        calibrate_model(model, [tmp_path / "other.h5"])
     with pytest.raises(ClipFileError, match=r"other\.h5: its 1 classes are not the model's"):
-        finish(model, [data["validation"]], [tmp_path / "other.h5"])
+        calibrate_model(model, [data["validation"]], [tmp_path / "other.h5"])
 
 
 @pytest.mark.parametrize(
