@@ -12,6 +12,7 @@ COMMANDS = {
     "export": "export",
     "inspect": "inspect",
     "models": "models",
+    "page": "page",
 }
 
 if __name__ == "__main__":
