@@ -1,7 +1,7 @@
 """What the page needs of this project: python scripts/page_data.py page/dist, as `make page` calls it.
 
-Writes the embedded tagger, and `defaults.json` with the ontology and the defaults of `dcls-tag`, so that the page does not
-state them a second time.
+Writes the embedded tagger, and `defaults.json` with the ontology and the defaults of `dcls-tag`, so that the page does
+not state them a second time.
 """
 
 from __future__ import annotations

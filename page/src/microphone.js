@@ -44,7 +44,8 @@ export class Microphone {
     const { sampleRate } = this.context;
     await this.context.audioWorklet.addModule("capture.js");
     await engine.listen(sampleRate);
-    const node = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+    const mono = { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" };
+    const node = new AudioWorkletNode(this.context, "capture", mono);
     let [fresh, busy] = [[], false];
     node.port.onmessage = async ({ data }) => {
       if (this.blocks.length * data.length > LONGEST * sampleRate) return;
