@@ -44,7 +44,7 @@ export class Engine {
   }
 
   /**
-   * {result, picture, peaks, notes} of a file. onProgress(share of the recording, what is known so far); `signal` is an
+   * {file, result, picture, peaks, notes} of a file. onProgress(share of the recording, what is known so far); `signal` is an
    * AbortSignal. Throws AudioError, Cancelled, or an Error of the model.
    */
   async tag(file, signal, onProgress) {
@@ -64,6 +64,7 @@ export class Engine {
       for (const peak of peaks) heard.peaks.push(peak);
     };
     const soFar = (duration) => ({
+      file,
       result: new Result(file.name, duration, heard.windows, tagger),
       picture,
       peaks: heard.peaks,

@@ -58,7 +58,7 @@ class Page {
     say("");
     this.file = file;
     this.job = new AbortController();
-    this.view.clear(file);
+    this.view.clear();
     working(`Decoding ${file.name}`, null);
     try {
       const heard = await this.engine.tag(file, this.job.signal, (share, soFar) => {

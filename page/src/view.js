@@ -71,20 +71,21 @@ export class View {
     return Math.max(Math.round(Number(element("top").value)) || 1, 1);
   }
 
-  /** A new recording, which `file` can play; nothing of it has been heard yet. */
-  clear(file) {
-    this.heard = null;
-    this.span = null;
+  /** Nothing has been heard yet. */
+  clear() {
+    this.heard = this.span = null;
     this.player.pause();
-    URL.revokeObjectURL(this.player.src);
-    this.player.src = URL.createObjectURL(file);
     element("result").hidden = true;
   }
 
   /** What `Engine.tag` has heard, of a part or of all. */
   show(heard) {
+    if (this.heard === null) {
+      URL.revokeObjectURL(this.player.src);
+      this.player.src = URL.createObjectURL(heard.file);
+      this.span = { start: 0, end: heard.result.duration };
+    }
     this.heard = heard;
-    this.span ??= { start: 0, end: heard.result.duration };
     element("result").hidden = false;
     element("name").textContent = `${heard.result.name}, ${clock(heard.result.duration)}`;
     element("notes").textContent = heard.notes.join("; ");
