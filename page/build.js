@@ -18,7 +18,7 @@ await build({
   format: "esm",
   target: "es2022",
   conditions: ["onnxruntime-web-use-extern-wasm"], // its threads load the runtime from a file of its own
-  legalComments: "none",
+  legalComments: "eof",
 });
 for (const name of ["index.html", "style.css", "icon.svg"]) copyFileSync(join(here, "src", name), join(target, name));
 for (const name of ["ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"]) {

@@ -50,9 +50,9 @@ def page(port: int, browse: bool) -> None:
     with server:
         address = f"http://127.0.0.1:{server.server_port}/"
         print(f"{address} - Ctrl-C ends it", flush=True)
-        if browse and not webbrowser.open(address):
-            show("no browser was found; open the address in one")
         with suppress(KeyboardInterrupt):  # the way to end it
+            if browse and not webbrowser.open(address):
+                show("no browser was found; open the address in one")
             server.serve_forever()
 
 

@@ -44,8 +44,9 @@ export class Engine {
   }
 
   /**
-   * {file, result, picture, peaks, notes} of a file. onProgress(share of the recording, what is known so far); `signal` is an
-   * AbortSignal. Throws AudioError, Cancelled, or an Error of the model.
+   * {file, result, picture, peaks, notes} of a file. onProgress(share of the recording, a function that gives the same of
+   * what is known so far, or null before the first window); `signal` is an AbortSignal. Throws AudioError, Cancelled, or
+   * an Error of the model.
    */
   async tag(file, signal, onProgress) {
     const buffer = await decode(file);
@@ -78,7 +79,7 @@ export class Engine {
       done += block.length;
       keep(await this.#call("push", [block], [block.buffer]));
       if (signal.aborted) throw new Cancelled();
-      if (heard.windows.length) onProgress(done / buffer.length, soFar(buffer.duration));
+      onProgress(done / buffer.length, heard.windows.length ? () => soFar(buffer.duration) : null);
     }
     const rest = await this.#call("finish", []);
     keep(rest);

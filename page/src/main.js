@@ -7,6 +7,7 @@ import { Microphone } from "./microphone.js";
 import { element, tagItems, View } from "./view.js";
 
 const MODEL = "tagger.onnx";
+const SHOW_EVERY = 2000; // ms while a recording is tagged: drawing takes time from tagging
 
 const isSupported = Boolean(
   self.WebAssembly && self.Worker && self.OfflineAudioContext && self.AudioWorkletNode && self.ResizeObserver,
@@ -61,9 +62,12 @@ class Page {
     this.view.clear();
     working(`Decoding ${file.name}`, null);
     try {
+      let shown = -Infinity;
       const heard = await this.engine.tag(file, this.job.signal, (share, soFar) => {
         working(`Listening to ${file.name}`, share);
-        this.view.show(soFar);
+        if (soFar === null || performance.now() - shown < SHOW_EVERY) return;
+        this.view.show(soFar());
+        shown = performance.now();
       });
       this.view.show(heard);
       working(null);

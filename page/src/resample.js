@@ -14,9 +14,9 @@ export class Resampler {
     this.down = from / common;
     const scale = Math.min(1, to / from); // the lower Nyquist frequency, of the input's
     const taps = (ATTENUATION - 8) / (2.285 * Math.PI * (1 - PASS_BAND) * scale);
-    this.half = Math.ceil(taps / 2);
+    this.half = 2 * Math.ceil(taps / 4); // even: four products at a time
     this.weights = filter(this.up, this.half, (scale * (1 + PASS_BAND)) / 2);
-    this.pending = new Float32Array(this.half); // input from sample `first` on; silence before the start
+    this.pending = new Float64Array(this.half); // input from sample `first` on; silence before the start
     this.first = -this.half;
     this.received = 0;
     this.produced = 0;
@@ -36,7 +36,7 @@ export class Resampler {
 
   #advance(block) {
     const { up, down, half, weights } = this;
-    const input = new Float32Array(this.pending.length + block.length);
+    const input = new Float64Array(this.pending.length + block.length);
     input.set(this.pending);
     input.set(block, this.pending.length);
     const end = this.first + input.length; // output n needs input up to n down / up + half
@@ -46,9 +46,7 @@ export class Resampler {
       const position = (this.#next + i) * down;
       const begin = Math.floor(position / up) - half + 1 - this.first;
       const row = (position % up) * 2 * half;
-      let sum = 0;
-      for (let tap = 0; tap < 2 * half; tap++) sum += input[begin + tap] * weights[row + tap];
-      output[i] = sum;
+      output[i] = product(input, begin, weights, row, 2 * half);
     }
     this.produced = this.#next;
     this.#next += count;
@@ -61,9 +59,24 @@ export class Resampler {
   #next = 0; // output sample
 }
 
+/** The scalar product of `count` values; four sums side by side take half the time of one. */
+function product(a, i, b, j, count) {
+  let s0 = 0;
+  let s1 = 0;
+  let s2 = 0;
+  let s3 = 0;
+  for (const end = i + count; i < end; i += 4, j += 4) {
+    s0 += a[i] * b[j];
+    s1 += a[i + 1] * b[j + 1];
+    s2 += a[i + 2] * b[j + 2];
+    s3 += a[i + 3] * b[j + 3];
+  }
+  return s0 + s1 + s2 + s3;
+}
+
 /** (phases, 2 half) weights; tap t of phase p weighs the input sample t - half + 1 after the output's position. */
 function filter(phases, half, cutoff) {
-  const weights = new Float32Array(phases * 2 * half);
+  const weights = new Float64Array(phases * 2 * half);
   const norm = bessel(BETA);
   for (let phase = 0; phase < phases; phase++) {
     for (let tap = 0; tap < 2 * half; tap++) {

@@ -8,8 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from filelock import FileLock
@@ -19,7 +20,7 @@ from tests.conftest import ROOT
 from tests.page.script import PAGE, node
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 Open: TypeAlias = Callable[..., AbstractContextManager["Page"]]
 
@@ -57,31 +58,34 @@ def address(dist: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def open_page(address: str) -> Open:
-    """`with open_page(*arguments, **options) as page`: the page in a Chromium with these arguments, ready to tag.
+def open_page(address: str) -> Iterator[Open]:
+    """`with open_page(*arguments, **options) as page`: the page, ready to tag, in a Chromium with these arguments.
 
     options: of Playwright's `new_context`. It fails if the page logs an error or asks another host for anything.
     """
-
-    @contextmanager
-    def opened(*arguments: str, **options: object) -> Iterator[Page]:
-        from playwright.sync_api import sync_playwright
-
-        problems: list[str] = []
-        with sync_playwright() as playwright:
-            # no sandbox: the tests may run as root in a container, and open nothing but this page
-            browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", *arguments])
-            page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-            page.on("request", lambda request: problems.append(request.url) if is_foreign(request.url) else None)
-            page.goto(address)
-            page.locator("#start").wait_for(timeout=60_000)
-            yield page
-            browser.close()
-        assert not problems
+    from playwright.sync_api import sync_playwright
 
     def is_foreign(url: str) -> bool:
         return not url.startswith((address, f"blob:{address}"))
 
-    return opened
+    with sync_playwright() as playwright:
+
+        @cache
+        def browser(*arguments: str) -> Browser:
+            # no sandbox: the tests may run as root in a container, and open nothing but this page
+            return playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", *arguments])
+
+        @contextmanager
+        def opened(*arguments: str, **options: Any) -> Iterator[Page]:
+            problems: list[str] = []
+            with browser(*arguments).new_context(**options) as context:
+                page = context.new_page()
+                page.on("pageerror", lambda error: problems.append(str(error)))
+                page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+                page.on("request", lambda request: problems.append(request.url) if is_foreign(request.url) else None)
+                page.goto(address)
+                page.locator("#start").wait_for(timeout=60_000)
+                yield page
+            assert not problems
+
+        yield opened

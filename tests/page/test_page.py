@@ -74,6 +74,7 @@ def choose(page: Page, field: str, value: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_python(open_page: Open) -> None:
     """Of all classes, in all recordings that a browser plays: WAV, Ogg Vorbis, MP3 at many rates."""
     tagger = Tagger()
@@ -251,9 +252,8 @@ def test_the_microphone(open_page: Open, tmp_path: Path) -> None:
         assert "Helicopter" in page.inner_text("#tags")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1200])
-def test_it_is_accessible(open_page: Open, joined: Path, scheme: str, width: int) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1200, "light")])
+def test_it_is_accessible(open_page: Open, joined: Path, width: int, scheme: str) -> None:
     """axe-core finds nothing serious; on a phone nothing is wider than the screen."""
     axe = (PAGE / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
     with open_page(viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
