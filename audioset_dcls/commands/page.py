@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import webbrowser
 from contextlib import suppress
 from functools import partial
@@ -49,7 +50,8 @@ def page(port: int, browse: bool) -> None:
         stop(COMMAND, 1, f"port {port} cannot be used: {error.strerror or error}; choose another with --port")
     with server:
         address = f"http://127.0.0.1:{server.server_port}/"
-        print(f"{address} - Ctrl-C ends it", flush=True)
+        show(f"{address} - Ctrl-C ends it")
+        sys.stdout.flush()  # whoever reads a pipe waits for the address
         with suppress(KeyboardInterrupt):  # the way to end it
             if browse and not webbrowser.open(address):
                 show("no browser was found; open the address in one")
