@@ -49,6 +49,7 @@ export class Engine {
    * an Error of the model.
    */
   async tag(file, signal, onProgress) {
+    if (signal.aborted) throw new Cancelled(); // while it waited
     const buffer = await decode(file);
     if (!buffer.length) throw new AudioError("holds no sound; record or export it again");
     const { logMel } = this.tagger;

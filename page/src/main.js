@@ -17,14 +17,15 @@ class Page {
   constructor(engine, view) {
     Object.assign(this, { engine, view });
     this.file = null;
-    this.job = null; // an AbortController while a recording is tagged
+    this.job = new AbortController(); // of what is tagged now, or was last
+    this.tagging = Promise.resolve();
     this.microphone = null;
     element("file").onchange = ({ target }) => {
       if (target.files.length) this.take(target.files[0]);
       target.value = ""; // the same file may be chosen again
     };
     element("microphone").onclick = () => this.#toggleMicrophone();
-    element("cancel").onclick = () => this.job?.abort();
+    element("cancel").onclick = () => this.job.abort();
     for (const [name, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
       document.addEventListener(name, (event) => {
         event.preventDefault();
@@ -35,15 +36,16 @@ class Page {
     this.#showTagger();
   }
 
-  /** A recording, or a tagger for it and what comes after. */
-  async take(file) {
-    this.job?.abort();
-    await this.tagging;
-    this.tagging = file.name.toLowerCase().endsWith(".onnx") ? this.#open(file) : this.#tag(file);
-    await this.tagging;
+  /** A recording, or a tagger for it and what comes after; what is tagged now is cancelled for it. */
+  take(file) {
+    this.job.abort();
+    this.job = new AbortController();
+    const { signal } = this.job;
+    const isTagger = file.name.toLowerCase().endsWith(".onnx");
+    this.tagging = this.tagging.then(() => (isTagger ? this.#open(file, signal) : this.#tag(file, signal)));
   }
 
-  async #open(file) {
+  async #open(file, signal) {
     say("");
     try {
       await this.engine.open(new Uint8Array(await file.arrayBuffer()), file.name);
@@ -52,18 +54,17 @@ class Page {
       return;
     }
     this.#showTagger();
-    if (this.file !== null) await this.#tag(this.file);
+    if (this.file !== null) await this.#tag(this.file, signal);
   }
 
-  async #tag(file) {
+  async #tag(file, signal) {
     say("");
     this.file = file;
-    this.job = new AbortController();
     this.view.clear();
     working(`Decoding ${file.name}`, null);
     try {
       let shown = -Infinity;
-      const heard = await this.engine.tag(file, this.job.signal, (share, soFar) => {
+      const heard = await this.engine.tag(file, signal, (share, soFar) => {
         working(`Listening to ${file.name}`, share);
         if (soFar === null || performance.now() - shown < SHOW_EVERY) return;
         this.view.show(soFar());
@@ -73,11 +74,10 @@ class Page {
       working(null);
     } catch (error) {
       working(null);
+      this.view.clear();
       if (error instanceof Cancelled) return;
       const reason = error instanceof AudioError ? error.message : `the tagger failed (${error.message}); reload the page`;
       say(`${file.name}: ${reason}`);
-    } finally {
-      this.job = null;
     }
   }
 
@@ -87,14 +87,14 @@ class Page {
     say("");
     try {
       if (this.microphone === null) {
-        this.job?.abort();
+        this.job.abort();
         await this.tagging;
-        this.microphone = await Microphone.start(this.engine, (scores) => this.#showLive(scores), (error) => say(error.message));
+        const onError = (error) => say(`The tagger failed (${error.message}); reload the page`);
+        this.microphone = await Microphone.start(this.engine, (scores) => this.#showLive(scores), onError);
       } else {
         const { microphone } = this;
         this.microphone = null;
-        const file = await microphone.stop();
-        this.take(file);
+        this.take(await microphone.stop());
       }
     } catch (error) {
       say(`The microphone ${error.message}`);

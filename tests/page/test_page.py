@@ -198,6 +198,7 @@ def test_a_long_recording_can_be_cancelled(open_page: Open, tmp_path: Path) -> N
         page.get_by_role("button", name="Cancel").click()
         page.locator("#work").wait_for(state="hidden")
         assert page.inner_text("#error") == ""
+        assert not page.locator("#result").is_visible()
         give(page, RECORDINGS / "cow.ogg")
         assert "Moo" in page.inner_text("#tags")
 
