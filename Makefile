@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tag test slow lint docs types clean
+.PHONY: tag test slow lint docs types page clean
 
 tag: .venv/tagging ## make tag FILE=clip.wav
 	@$(BIN)/dcls-tag $(if $(FILE),'$(FILE)',--help) $(ARGS)
@@ -24,8 +24,13 @@ docs: .venv/dev ## build/docs: the documentation with a reference; a broken link
 types: .venv/dev
 	$(BIN)/mypy
 
+page: .venv/tagging ## page/dist: the page that hears, for any static host; dcls-page opens it. Needs Node.js
+	cd page && npm ci --no-audit --no-fund
+	$(BIN)/python scripts/page_data.py page/dist
+	node page/build.js page/dist
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist page/dist page/node_modules
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -16,6 +16,7 @@ COMMANDS = {
     "search": "search",
     "teach": "teach",
     "review": "review",
+    "page": "page",
 }
 
 if __name__ == "__main__":

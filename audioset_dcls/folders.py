@@ -1,4 +1,4 @@
-"""Where the data folders `configs/` and `checkpoints/` lie: beside the package in a checkout, inside it in a wheel."""
+"""Where the data folders `configs/`, `checkpoints/`, `page/` lie: beside the package in a checkout, else inside it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def data_folder(name: str) -> Path:
-    """The folder `configs` or `checkpoints`, in a checkout (or editable install) as after `pip install`.
+    """The folder `configs`, `checkpoints` or `page`, in a checkout (or editable install) as after `pip install`.
 
     Raises FileNotFoundError if the installation lacks it.
     """

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
 COMMANDS = (
     *("dcls-tag", "dcls-listen", "dcls-prepare", "dcls-train", "dcls-eval", "dcls-export", "dcls-inspect"),
-    *("dcls-models", "dcls-index", "dcls-search", "dcls-teach", "dcls-review"),
+    *("dcls-models", "dcls-page", "dcls-index", "dcls-search", "dcls-teach", "dcls-review"),
 )
 BY_NAME = {"onnxscript", "tensorboard"}  # torch.onnx.export and Lightning's logger import them, we do not
 
@@ -98,8 +98,9 @@ def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Pat
 def test_nothing_but_the_product_is_shipped(sdist: Path, wheel: Path) -> None:
     with tarfile.open(sdist) as archive:
         shipped = {Path(*Path(name).parts[1:]) for name in archive.getnames()}
-    assert {path.parts[0] for path in shipped} - {".gitignore"} == {
-        *("audioset_dcls", "preprocessing", "cli.py", "configs", "checkpoints"),
+    # the page is there if it was built
+    assert {path.parts[0] for path in shipped} - {".gitignore", "page"} == {
+        *("audioset_dcls", "preprocessing", "cli.py", "configs", "checkpoints", "hatch_build.py"),
         *("README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "THIRD_PARTY.md", "pyproject.toml", "PKG-INFO"),
     }
     assert not [path for path in shipped if "__pycache__" in path.parts]
@@ -109,7 +110,7 @@ def test_nothing_but_the_product_is_shipped(sdist: Path, wheel: Path) -> None:
         wheel.name.split("-py3")[0] + ".dist-info",
     }
     for path in (sdist, wheel):
-        assert path.stat().st_size < 20e6, f"{path.name}: {path.stat().st_size / 1e6:.1f} MB"
+        assert path.stat().st_size < 25e6, f"{path.name}: {path.stat().st_size / 1e6:.1f} MB"
 
 
 def test_installed_it_is_whole(installed: Path, tmp_path: Path) -> None:
