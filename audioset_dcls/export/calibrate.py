@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audioset_dcls.dcls import fold
 from audioset_dcls.evaluation.calibration import calibration_error, fit_calibration, log_loss
 from audioset_dcls.models.trunks import AudioTagger
-from preprocessing.clips.layout import INT16_SCALE, ClipFileError
+from audioset_dcls.models.waveform import WaveformTagger
+from preprocessing.clips.layout import ClipFileError
 from preprocessing.clips.reader import ClipFile
 from preprocessing.loading.coverage import Coverage, class_coverage
-from preprocessing.log_mel import LogMel
 
 MASKED_BIAS = -20.0  # a score of 2e-9
 LEAST_CLIPS, LEAST_SOURCES = 5, 3  # of training that have a class, else it is masked
@@ -88,10 +87,10 @@ def calibrate_model(
 
 def score(model: AudioTagger, files: Sequence[ClipFile]) -> NDArray[np.float32]:
     """(N, C) logits of the files' clips, each at its own length."""
-    folded, log_mel = fold(copy.deepcopy(model).eval()), LogMel(model.log_mel_settings)
+    tagger = WaveformTagger(copy.deepcopy(model).eval())
     waveforms = (file.waveform(clip) for file in files for clip in range(len(file)))
     with torch.inference_mode():
-        rows = [folded(log_mel(torch.from_numpy(waveform[None]).float() / INT16_SCALE)) for waveform in waveforms]
+        rows = [tagger(torch.from_numpy(waveform[None]))[0] for waveform in waveforms]
     return torch.cat(rows).numpy()
 
 

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from audioset_dcls.dcls import fold
 from audioset_dcls.evaluation.predictions import Predictions, length_name
 from audioset_dcls.models import load_checkpoint
+from audioset_dcls.models.waveform import WaveformTagger
 from audioset_dcls.tagging.session import available_providers, open_session
 from preprocessing import checks
 from preprocessing.audio import SAMPLE_RATE
 from preprocessing.clips.layout import INT16_SCALE
 from preprocessing.clips.reader import ClipFile
 from preprocessing.loading.dataset import empty_batch, shared_memory_errors, workers_that_fit
-from preprocessing.log_mel import LogMel
 from preprocessing.progress import progress_bar
 from preprocessing.terminal import first_line, printable
 
@@ -147,14 +146,13 @@ def _torch_scorer(model_path: str | Path, device: str) -> Scorer:
     model = load_checkpoint(model_path)
     labels = model.labels or tuple(map(str, range(model.config["num_classes"])))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    fold(model)
-    model.to(device)
-    log_mel = LogMel(model.log_mel_settings).to(device)
+    tagger = WaveformTagger(model).to(device)
 
     @torch.inference_mode()
     def score(waveform: Tensor) -> NDArray[np.float32]:
-        floats = waveform.to(device, non_blocking=True).float() / INT16_SCALE
-        return model(log_mel(floats)).float().sigmoid().cpu().numpy()
+        logits, _ = tagger(waveform.to(device, non_blocking=True))
+        scores: NDArray[np.float32] = logits.sigmoid().cpu().numpy()
+        return scores
 
     return Scorer(score, tuple(labels), model.metadata, parameters)
 

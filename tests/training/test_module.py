@@ -101,9 +101,9 @@ class Spy(Callback):
 
 
 def spied(monkeypatch: pytest.MonkeyPatch) -> Spy:
-    spy, original = Spy(), run.callbacks
+    spy, original = Spy(), run.create_callbacks
     monkeypatch.setattr(
-        run, "callbacks", lambda *arguments: [*original(*arguments)[:-1], spy, original(*arguments)[-1]]
+        run, "create_callbacks", lambda *arguments: [*original(*arguments)[:-1], spy, original(*arguments)[-1]]
     )
     return spy
 

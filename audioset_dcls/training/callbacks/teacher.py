@@ -11,12 +11,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from audioset_dcls.dcls import fold
-from audioset_dcls.models import AudioTagger, CheckpointError, load_checkpoint
+from audioset_dcls.models import CheckpointError, load_checkpoint
+from audioset_dcls.models.waveform import WaveformTagger
 from audioset_dcls.training.onnx_teacher import OnnxTeacher
 from preprocessing.clips.layout import INT16_SCALE
 from preprocessing.constants import SAMPLE_RATE
-from preprocessing.log_mel import LogMel
 
 
 class Teacher(Callback):
@@ -68,25 +67,19 @@ class Teacher(Callback):
             batch["embedding"] = embedding.to(waveform.device).clone()
 
 
-class _TaggerTeacher(nn.Module):
-    """Waveform (B, samples) -> scores (B, C) and embedding (B, D) of a tagger."""
-
-    def __init__(self, model: AudioTagger) -> None:
-        super().__init__()
-        fold(model)
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.log_mel = LogMel(model.log_mel_settings)
+class _TaggerTeacher(WaveformTagger):
+    """Scores (B, C) in place of logits."""
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.model.forward_features(self.log_mel(waveform))
-        logits = self.model.forward_head(features)
-        return logits.float().sigmoid(), self.model.forward_head(features, pre_logits=True)
+        logits, embedding = super().forward(waveform)
+        return logits.sigmoid(), embedding
 
 
 def _teacher_module(source: str | Path) -> nn.Module:
     """Raises FileNotFoundError, and CheckpointError for a file that is neither a checkpoint nor TorchScript."""
     try:
-        return _TaggerTeacher(load_checkpoint(source)).eval()
+        # channels-last is what the quicker convolutions take on a CPU
+        return _TaggerTeacher(load_checkpoint(source)).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except CheckpointError:
         if not zipfile.is_zipfile(source) or not any(
             name.endswith("/constants.pkl") for name in zipfile.ZipFile(source).namelist()
