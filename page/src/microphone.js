@@ -13,6 +13,7 @@ const REASONS = {
 export class Microphone {
   /** onScores(scores) while it listens, onError(error) once if it cannot go on. Throws AudioError. */
   static async start(engine, onScores, onError) {
+    if (!navigator.mediaDevices) throw new AudioError("needs a page that comes over https or from this machine");
     const microphone = new Microphone();
     try {
       // as it sounds: what is made for calls takes sounds away that are no speech
