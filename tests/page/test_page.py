@@ -93,6 +93,7 @@ def test_scores_are_those_of_python(open_page: Open) -> None:
             assert len(record["tags"]) >= 5
 
 
+@pytest.mark.slow
 def test_files_are_those_of_dcls_tag(open_page: Open, joined: Path) -> None:
     """The same rows with the same labels and times; scores within TOLERANCE, so a threshold far from any score."""
     with open_page() as page:
@@ -190,6 +191,7 @@ def span(page: Page, label: str) -> tuple[float, float]:
     return 60 * int(match[1]) + float(match[2]), 60 * int(match[3]) + float(match[4])
 
 
+@pytest.mark.slow
 def test_a_long_recording_can_be_cancelled(open_page: Open, tmp_path: Path) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(300 * 32_000)
     soundfile.write(tmp_path / "long.wav", noise, 32_000)
@@ -225,6 +227,7 @@ def test_errors_are_words(open_page: Open, tmp_path: Path) -> None:
         assert page.inner_text("#error") == ""
 
 
+@pytest.mark.slow
 def test_an_own_tagger(open_page: Open, tagger_file: Path) -> None:
     """The one of the tests, which was exported here: the recording is tagged again with it."""
     with open_page() as page:
@@ -265,6 +268,7 @@ def test_it_is_accessible(open_page: Open, joined: Path, width: int, scheme: str
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.slow
 def test_without_the_headers_for_threads(dist: Path, open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any static host will do."""
     monkeypatch.setattr("audioset_dcls.commands.page.HEADERS", {})
