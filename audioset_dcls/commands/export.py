@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audioset_dcls.commands.parser import USAGE, add_train_data, create_parser, extra, stop
 from preprocessing.terminal import show
+
+if TYPE_CHECKING:
+    from audioset_dcls.models import AudioTagger
 
 # names in a file's metadata that the export writes
 RESERVED = {
@@ -63,6 +66,13 @@ def main() -> None:
         metavar="CHECKPOINT",
         help="fit the calibration on this checkpoint's scores, if the other was trained on the calibration clips",
     )
+    parser.add_argument(
+        "--thresholds",
+        type=Path,
+        metavar="FILE.csv",
+        help="with --calibrate: a file for dcls-tag --thresholds, the score of the highest F1 for each class of "
+        "5 clips or more",
+    )
     add_train_data(parser, "with --calibrate: which classes had training data (default: the numbers in the checkpoint)")
     parser.add_argument(
         "--metadata",
@@ -70,7 +80,10 @@ def main() -> None:
         metavar="FILE.yaml",
         help="names and values to store in the file: licence, data, scores, ...",
     )
-    export(**vars(parser.parse_args()))
+    arguments = parser.parse_args()
+    if arguments.thresholds is not None and not arguments.calibrate:
+        parser.error("--thresholds are found on clips: give some with --calibrate")
+    export(**vars(arguments))
 
 
 def export(
@@ -82,6 +95,7 @@ def export(
     train_data: Sequence[Path] = (),
     calibration_model: str | None = None,
     metadata: Path | None = None,
+    thresholds: Path | None = None,
 ) -> None:
     """`dcls-export`; leaves by SystemExit with 1 if the checkpoint or a clip cannot be read."""
     with extra("dcls-export", "train"):
@@ -101,16 +115,8 @@ def export(
         model = load_checkpoint(checkpoint)
         model.metadata = {**model.metadata, **facts}
         if calibrate:
-            from audioset_dcls.export.calibrate import LEAST_CLIPS, LEAST_SOURCES, calibrate_model
-
             judge = None if calibration_model is None else load_checkpoint(calibration_model)
-            model = calibrate_model(model, calibrate, train_data, judge)
-            before, after = model.metadata["calibration"]["calibration_error"]
-            show(
-                f"calibrated on {', '.join(map(str, calibrate))}: mean gap of score and share of positives "
-                f"{before:.3f}, now {after:.3f}; {len(model.metadata['masked'])} classes with fewer than "
-                f"{LEAST_CLIPS} training clips of {LEAST_SOURCES} sources masked"
-            )
+            model = calibrated(model, calibrate, train_data, judge, thresholds)
         if target.suffix == ".safetensors":
             save_checkpoint(target, model, float16=precision == "float16")
             show(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {precision}")
@@ -125,6 +131,34 @@ def export(
             f"difference to float32 over {loss.windows} windows: mean {loss.mean:.2g}, largest {loss.largest:.2g}; "
             f"same best tag in {loss.same_best:.1%}"
         )
+
+
+def calibrated(
+    model: AudioTagger,
+    data: Sequence[Path],
+    train_data: Sequence[Path],
+    judge: AudioTagger | None,
+    thresholds: Path | None,
+) -> AudioTagger:
+    """`calibrate_model`, told of, and the thresholds of highest F1 written. Raises what it raises."""
+    from audioset_dcls.export.calibrate import LEAST_CLIPS, LEAST_SOURCES, best_thresholds, calibrate_model
+
+    model = calibrate_model(model, data, train_data, judge)
+    before, after = model.metadata["calibration"]["calibration_error"]
+    show(
+        f"calibrated on {', '.join(map(str, data))}: mean gap of score and share of positives "
+        f"{before:.3f}, now {after:.3f}; {len(model.metadata['masked'])} classes with fewer than "
+        f"{LEAST_CLIPS} training clips of {LEAST_SOURCES} sources masked"
+    )
+    if thresholds is not None:
+        from audioset_dcls.tagging.selection import write_thresholds
+
+        found = best_thresholds(model, data)
+        if not found:
+            raise ValueError(f"{', '.join(map(str, data))}: no class has 5 clips, so there is no threshold to write")
+        write_thresholds(thresholds, found)
+        show(f"{thresholds}: thresholds of {len(found)} classes")
+    return model
 
 
 def read_facts(path: Path) -> dict[str, Any]:

@@ -76,6 +76,25 @@ def fit_calibration(targets: ArrayLike, logits: ArrayLike, bias_deviation: float
     return Calibration(1 / slope, bias, float(shared))
 
 
+def f1_thresholds(targets: ArrayLike, scores: ArrayLike, least: int = 5) -> dict[int, float]:
+    """Class -> the score from which on F1 is highest, of the classes with at least `least` positives and a negative.
+
+    targets, scores: as in `metrics`. A threshold lies halfway between the scores that it parts; of several with the
+    same F1 the highest one is taken.
+    """
+    truth, values = checked(targets, scores)
+    found = {}
+    for index in np.flatnonzero((truth.sum(0) >= least) & ~truth.all(0)).tolist():
+        order = np.argsort(-values[:, index], kind="stable")
+        ranked, hits = values[order, index].astype(np.float64), truth[order, index].cumsum()
+        f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + hits[-1])
+        lower = np.append(ranked[1:], 0.0)
+        f1[ranked == lower] = -1.0  # no threshold parts equal scores
+        best = int(f1.argmax())
+        found[index] = float((ranked[best] + lower[best]) / 2)
+    return found
+
+
 def log_loss(targets: ArrayLike, logits: ArrayLike) -> float:
     """Mean binary cross-entropy over clips and classes, in nats: what calibration lowers."""
     truth, values = checked(targets, logits)

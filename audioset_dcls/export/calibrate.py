@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audioset_dcls.evaluation.calibration import calibration_error, fit_calibration, log_loss
+from audioset_dcls.evaluation.calibration import calibration_error, f1_thresholds, fit_calibration, log_loss
 from audioset_dcls.models.trunks import AudioTagger
 from audioset_dcls.models.waveform import WaveformTagger
 from preprocessing.clips.layout import ClipFileError
@@ -83,6 +83,14 @@ def calibrate_model(
         },
     }
     return finished
+
+
+def best_thresholds(model: AudioTagger, data: Sequence[Path]) -> dict[str, float]:
+    """Class -> the score of the highest F1 on these clips, of the classes with at least 5; see `f1_thresholds`."""
+    files = _opened(model, data)
+    targets = np.concatenate([file.read("target", np.arange(len(file))) for file in files]).astype(np.bool_)
+    thresholds = f1_thresholds(targets, _sigmoid(score(model, files).astype(np.float64)))
+    return {files[0].labels[index]: threshold for index, threshold in thresholds.items()}
 
 
 def score(model: AudioTagger, files: Sequence[ClipFile]) -> NDArray[np.float32]:

@@ -16,8 +16,8 @@ from audioset_dcls.store.fit import Lesson, confusion_names, learn
 from audioset_dcls.store.graph import write_tagger
 from audioset_dcls.store.samples import collect
 from audioset_dcls.store.search import shown_path
-from audioset_dcls.store.thresholds import write_thresholds
 from audioset_dcls.tagging.results import Decode
+from audioset_dcls.tagging.selection import write_thresholds
 from audioset_dcls.tagging.tagger import Tagger
 from audioset_dcls.tagging.writers.formats import clock
 from preprocessing.audio import iter_audio

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing import checks
+from preprocessing.files import atomic_write
 from preprocessing.labels import descendants
 from preprocessing.labels import labels as audioset_labels
 
@@ -66,6 +67,14 @@ def read_thresholds(path: Path, known: Sequence[str]) -> dict[str, float]:
     if not thresholds:
         raise ValueError(f"{path}: holds no thresholds for this tagger; write lines of class and score: Dog,0.35")
     return thresholds
+
+
+def write_thresholds(path: Path, thresholds: Mapping[str, float]) -> None:
+    """What `read_thresholds` reads. The file appears whole or not at all; classes stay as they are."""
+    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", "score"])
+        writer.writerows([label, f"{score:.4f}"] for label, score in thresholds.items())
 
 
 def label_rows(known: Sequence[str], masked: Collection[str]) -> Iterator[tuple[int, str, str, str, str]]:

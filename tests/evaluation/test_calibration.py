@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from audioset_dcls.evaluation.calibration import Calibration, calibration_error, fit_calibration, log_loss
+from audioset_dcls.evaluation.calibration import (
+    Calibration,
+    calibration_error,
+    f1_thresholds,
+    fit_calibration,
+    log_loss,
+)
 from audioset_dcls.evaluation.metrics import average_precision
 
 
@@ -73,3 +80,17 @@ def test_extreme_logits_stay_finite():
 def test_nothing_to_calibrate_on():
     with pytest.raises(ValueError, match="not one clip has a label"):
         fit_calibration(np.zeros((4, 3), bool), np.zeros((4, 3)))
+
+
+def test_f1_thresholds_are_those_of_all_that_part_the_scores() -> None:
+    """Against scikit-learn's F1 at each score; classes with few positives, or without a negative, have none."""
+    generator = np.random.default_rng(4)
+    targets = generator.random((60, 4)) < [0.3, 0.5, 0.03, 2]
+    targets[:, 2] = False
+    targets[:4, 2] = True
+    scores = np.round(1 / (1 + np.exp(-generator.normal(2 * targets - 1))), 2)
+    found = f1_thresholds(targets, scores)
+    assert list(found) == [0, 1]
+    for index, threshold in found.items():
+        values = [f1_score(targets[:, index], scores[:, index] >= cut) for cut in np.unique(scores[:, index])]
+        assert f1_score(targets[:, index], scores[:, index] >= threshold) == pytest.approx(max(values))

@@ -17,6 +17,7 @@ from audioset_dcls.evaluation.calibration import calibration_error, fit_calibrat
 from audioset_dcls.export.calibrate import calibrate_model, score
 from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint
 from audioset_dcls.models.trunks import AudioTagger, create_model
+from audioset_dcls.tagging.selection import read_thresholds
 from audioset_dcls.tagging.session import OnnxModel
 from preprocessing.clips.layout import ClipFileError, to_int16
 from preprocessing.clips.reader import ClipFile
@@ -193,7 +194,7 @@ def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> N
     ]
     (tmp_path / "about.yaml").write_text("licence: MIT\nscores: {mAP: [0.3, 0.25, 0.35]}\n")
     run = [*command, str(tmp_path / "tagger.onnx"), "--calibrate", str(data["validation"])]
-    run += ["--metadata", str(tmp_path / "about.yaml")]
+    run += ["--metadata", str(tmp_path / "about.yaml"), "--thresholds", str(tmp_path / "own.csv")]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "1 classes with fewer than 5 training clips of 3 sources masked" in done.stdout
@@ -201,6 +202,9 @@ def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> N
     assert exported.metadata["masked"] == ["f"]
     assert (exported.metadata["licence"], exported.metadata["scores"]) == ("MIT", {"mAP": [0.3, 0.25, 0.35]})
     assert exported.metadata["calibration"]["clips"] == 150
+    thresholds = read_thresholds(tmp_path / "own.csv", exported.labels)
+    assert set(thresholds) <= set(exported.labels)
+    assert f"thresholds of {len(thresholds)} classes" in done.stdout
     test = ClipFile(data["test"])
     waveform = test.waveform(0)[None] / np.float32(32_767)
     (scores,) = exported.run(waveform)
