@@ -26,6 +26,7 @@ from audioset_dcls.store.update import update
 from audioset_dcls.tagging.selection import read_thresholds
 from audioset_dcls.tagging.tagger import Tagger
 from tests.conftest import environment, write_tones
+from tests.page.conftest import chromium
 from tests.store.test_search import random_store
 from tests.test_imports import write_tagger
 
@@ -260,3 +261,32 @@ def test_the_command(store: Path) -> None:
         assert words in done.stderr
     with pytest.raises(StoreError, match="no such store"):
         Database(store.with_name("none.db"), writable=True)
+
+
+def test_in_a_browser(server: ReviewServer, store: Path) -> None:
+    """Debian's Chromium plays each candidate, shows its spectrogram and takes the keys until none is left."""
+    from playwright.sync_api import expect, sync_playwright
+
+    # no sandbox: the tests may run as root in a container; autoplay: a person has pressed a key by then
+    arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+    path, problems = chromium(), []
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path, args=arguments) as browser:
+        page = browser.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.goto(server.url)
+        file, answered = page.locator("#file"), 0
+        # asked anew and anew: the page's policy keeps Playwright from waiting inside it
+        for state in ("#audio').played.length", "#spectrogram').naturalWidth"):
+            while not page.evaluate(f"document.querySelector('{state}"):
+                page.wait_for_timeout(10)
+        while (shown := file.inner_text()) != "All candidates are answered.":
+            page.keyboard.press("y" if answered % 3 else "u")
+            expect(file).not_to_have_text(shown)
+            answered += 1
+        assert page.locator("#precisions tr").count() > 0
+        assert page.locator("#threshold").inner_text().startswith("Precision 0.6 from a threshold of ")
+    assert not problems
+    with Database(store) as database:
+        assert int(database.value("SELECT count(*) FROM answers")) == answered > 3
+    assert read_thresholds(store.with_name("thresholds.csv"), ["Dog", "Cat"])
