@@ -8,7 +8,7 @@ tag: .venv/tagging ## make tag FILE=clip.wav
 	@$(BIN)/dcls-tag $(if $(FILE),'$(FILE)',--help) $(ARGS)
 
 # Two processes of one thread each: on two cores that halves the time, torch's own threads do not.
-test: .venv/dev ## the fast tests, under three minutes on two cores
+test: .venv/dev ## the fast tests, some eight minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 slow: .venv/dev ## the tests that take longer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import copy
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tests.servers import Server
 
 if TYPE_CHECKING:
     import torch
+    from playwright.sync_api import Playwright
 
 # A shell starts background jobs with SIGINT ignored, and what they start inherits that: no Ctrl-C would arrive.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -199,3 +201,20 @@ def write_tones(folder: Path, names: Iterable[str], seconds: float = 1.0) -> lis
         paths.append(folder / name)
         soundfile.write(paths[-1], 0.3 * np.sin(2 * np.pi * (200 + 50 * number) * time), SAMPLE_RATE)
     return paths
+
+
+def chromium() -> str:
+    """Chromium, or the test is skipped."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("Chromium is not installed; the page's tests need it: apt-get install chromium")
+    return path
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    """One for all tests of a process: a second one would find the first one's event loop."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started

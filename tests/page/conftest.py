@@ -16,21 +16,13 @@ import pytest
 from filelock import FileLock
 
 from audioset_dcls.commands.page import page_server
-from tests.conftest import ROOT
+from tests.conftest import ROOT, chromium
 from tests.page.script import PAGE, node
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Playwright
 
 Open: TypeAlias = Callable[..., AbstractContextManager["Page"]]
-
-
-def chromium() -> str:
-    """Chromium, or the test is skipped."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("Chromium is not installed; the page's tests need it: apt-get install chromium")
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -58,34 +50,31 @@ def address(dist: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def open_page(address: str) -> Iterator[Open]:
+def open_page(address: str, playwright: Playwright) -> Open:
     """`with open_page(*arguments, **options) as page`: the page, ready to tag, in a Chromium with these arguments.
 
     options: of Playwright's `new_context`. It fails if the page logs an error or asks another host for anything.
     """
-    from playwright.sync_api import sync_playwright
 
     def is_foreign(url: str) -> bool:
         return not url.startswith((address, f"blob:{address}"))
 
-    with sync_playwright() as playwright:
+    @cache
+    def browser(*arguments: str) -> Browser:
+        # no sandbox: the tests may run as root in a container, and open nothing but this page
+        return playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", *arguments])
 
-        @cache
-        def browser(*arguments: str) -> Browser:
-            # no sandbox: the tests may run as root in a container, and open nothing but this page
-            return playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", *arguments])
+    @contextmanager
+    def opened(*arguments: str, **options: Any) -> Iterator[Page]:
+        problems: list[str] = []
+        with browser(*arguments).new_context(**options) as context:
+            page = context.new_page()
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+            page.on("request", lambda request: problems.append(request.url) if is_foreign(request.url) else None)
+            page.goto(address)
+            page.locator("#start").wait_for(timeout=60_000)
+            yield page
+        assert not problems
 
-        @contextmanager
-        def opened(*arguments: str, **options: Any) -> Iterator[Page]:
-            problems: list[str] = []
-            with browser(*arguments).new_context(**options) as context:
-                page = context.new_page()
-                page.on("pageerror", lambda error: problems.append(str(error)))
-                page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-                page.on("request", lambda request: problems.append(request.url) if is_foreign(request.url) else None)
-                page.goto(address)
-                page.locator("#start").wait_for(timeout=60_000)
-                yield page
-            assert not problems
-
-        yield opened
+    return opened

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -25,10 +26,12 @@ from audioset_dcls.store.thresholds import update_threshold
 from audioset_dcls.store.update import update
 from audioset_dcls.tagging.selection import read_thresholds
 from audioset_dcls.tagging.tagger import Tagger
-from tests.conftest import environment, write_tones
-from tests.page.conftest import chromium
+from tests.conftest import chromium, environment, write_tones
 from tests.store.test_search import random_store
 from tests.test_imports import write_tagger
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Playwright
 
 COMMAND = [sys.executable, "-c", "from audioset_dcls.commands.review import main; main()"]
 
@@ -263,14 +266,14 @@ def test_the_command(store: Path) -> None:
         Database(store.with_name("none.db"), writable=True)
 
 
-def test_in_a_browser(server: ReviewServer, store: Path) -> None:
+def test_in_a_browser(server: ReviewServer, store: Path, playwright: Playwright) -> None:
     """Debian's Chromium plays each candidate, shows its spectrogram and takes the keys until none is left."""
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     # no sandbox: the tests may run as root in a container; autoplay: a person has pressed a key by then
     arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
     path, problems = chromium(), []
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path, args=arguments) as browser:
+    with playwright.chromium.launch(executable_path=path, args=arguments) as browser:
         page = browser.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
