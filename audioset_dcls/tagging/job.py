@@ -167,7 +167,6 @@ def _fingerprint(work: _Run) -> dict[str, Any]:
         # files of each recording are written with its record, so a run that wants others, or other names, begins anew
         "files": [*own_formats, outputs.embeddings, outputs.plot],
         "common folder": work.root if own_formats or outputs.embeddings or outputs.plot else None,
-        "rate": outputs.of_rate,
         "timeline": outputs.timeline,
         "all levels": outputs.all_levels,
     }
@@ -277,7 +276,7 @@ class _Run:
         """What a record holds that is known of the file itself."""
         settings = self.tagger.model.log_mel_settings
         is_file = recording.path != STDIN
-        rate = self._header(recording.path).rate if is_file and self.outputs.of_rate else None
+        rate = self._header(recording.path).rate if is_file else None
         recorded = start_time(recording.path) if is_file else None
         high = settings.f_max if rate is None else min(settings.f_max, rate / 2)
         return {

@@ -47,11 +47,6 @@ class Outputs:
     def view(self) -> View:
         return View(self.timeline, self.all_levels)
 
-    @property
-    def of_rate(self) -> bool:
-        """If something that is written depends on the recordings' own sample rates."""
-        return self.clips is not None or any(FORMATS[name].of_rate for name in self.formats)
-
     def __post_init__(self) -> None:
         if unknown := [name for name in self.formats if name not in FORMATS]:
             raise UsageError(f"format {unknown[0]!r} is unknown; choose from {','.join(FORMATS)}")

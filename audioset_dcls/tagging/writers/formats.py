@@ -5,8 +5,8 @@ A record is what the journal keeps of a recording: plain types, one dictionary,
     {"file": path as the user wrote it, "duration": s, "best": {"label", "score"},
      "tags": [{"label", "score", "mean", "implied"}],
      "events": [{"start", "end", "label", "score", "mean", "implied"}],
-     "path": absolute, None for stdin; "channel": from 1, None for all; "rate": Hz in the file, None if unknown
-     or not asked for; "band": [lowest, highest] Hz that the tagger hears of it;
+     "path": absolute, None for stdin; "channel": from 1, None for all; "rate": Hz in the file, None if unknown;
+     "band": [lowest, highest] Hz that the tagger hears of it;
      "recorded": ISO 8601 time of its start, None if unknown}
 """
 
@@ -42,7 +42,6 @@ class Format:
         of: "run": one file of all recordings, or one each if the user asks for it; "recording": a time line's labels,
             so a file never holds two recordings; "both".
         for_programs: gets implied classes, too, which it marks; the others show them with `all_levels` alone.
-        of_rate: writes what depends on the file's sample rate, which takes another look at the file.
     """
 
     suffix: str
@@ -50,7 +49,6 @@ class Format:
     save: Callable[[Path, Iterable[Record], bool], None] | None = None
     of: Literal["run", "recording", "both"] = "run"
     for_programs: bool = False
-    of_rate: bool = False
 
     def text(self, records: Iterable[Record], view: View) -> Iterator[str]:
         """Pieces of a text format."""

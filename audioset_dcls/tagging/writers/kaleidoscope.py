@@ -27,4 +27,4 @@ def _render(records: Iterable[Record], timeline: bool) -> Iterator[str]:
             yield csv_line([*location, *record["band"], *when, event["label"], distance, ""])
 
 
-KALEIDOSCOPE = Format(".kaleidoscope.csv", _render, of_rate=True)
+KALEIDOSCOPE = Format(".kaleidoscope.csv", _render)

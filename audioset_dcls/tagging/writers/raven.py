@@ -33,4 +33,4 @@ def _render(records: Iterable[Record], timeline: bool) -> Iterator[str]:
         begin += record["duration"]
 
 
-RAVEN = Format(".raven.txt", _render, of="both", of_rate=True)
+RAVEN = Format(".raven.txt", _render, of="both")
