@@ -51,7 +51,7 @@ def fit_calibration(targets: ArrayLike, logits: ArrayLike, bias_deviation: float
     truth = truth.astype(np.float64)
     slope, shared = 1.0, 0.0
     for _ in range(_STEPS):  # Newton's method on a convex function, damped so that no step leaps
-        probability = _sigmoid(slope * values + shared)
+        probability = sigmoid(slope * values + shared)
         error, curvature = probability - truth, probability * (1 - probability)
         gradient = np.array([(error * values).sum(), error.sum()])
         hessian = np.array(
@@ -67,7 +67,7 @@ def fit_calibration(targets: ArrayLike, logits: ArrayLike, bias_deviation: float
     bias = np.full(values.shape[1], shared)
     precision = 1 / bias_deviation**2
     for _ in range(_STEPS):
-        probability = _sigmoid(slope * values + bias)
+        probability = sigmoid(slope * values + bias)
         gradient = (probability - truth).sum(0) + precision * (bias - shared)
         step = (gradient / ((probability * (1 - probability)).sum(0) + precision)).clip(-0.5, 0.5)
         bias = bias - step
@@ -114,6 +114,7 @@ def calibration_error(targets: ArrayLike, scores: ArrayLike, bins: int = 10) -> 
     return float(np.abs(gap).sum() / max(size.sum(), 1))
 
 
-def _sigmoid(logits: Floats) -> Floats:
+def sigmoid(logits: Floats) -> Floats:
+    """1 / (1 + exp(-logits)), without overflow."""
     result: Floats = 0.5 * (1 + np.tanh(logits / 2))
     return result

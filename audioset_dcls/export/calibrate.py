@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audioset_dcls.evaluation.calibration import calibration_error, f1_thresholds, fit_calibration, log_loss
+from audioset_dcls.evaluation.calibration import (
+    calibration_error,
+    f1_thresholds,
+    fit_calibration,
+    log_loss,
+    sigmoid,
+)
 from audioset_dcls.models.trunks import AudioTagger
 from audioset_dcls.models.waveform import WaveformTagger
 from preprocessing.clips.layout import ClipFileError
@@ -79,7 +85,7 @@ def calibrate_model(
             "clips": len(logits),
             "temperature": calibration.temperature,
             "log_loss": [log_loss(targets, before), log_loss(targets, after)],
-            "calibration_error": [calibration_error(targets, _sigmoid(x)) for x in (before, after)],
+            "calibration_error": [calibration_error(targets, sigmoid(x)) for x in (before, after)],
         },
     }
     return finished
@@ -89,7 +95,7 @@ def best_thresholds(model: AudioTagger, data: Sequence[Path]) -> dict[str, float
     """Class -> the score of the highest F1 on these clips, of the classes with at least 5; see `f1_thresholds`."""
     files = _opened(model, data)
     targets = np.concatenate([file.read("target", np.arange(len(file))) for file in files]).astype(np.bool_)
-    thresholds = f1_thresholds(targets, _sigmoid(score(model, files).astype(np.float64)))
+    thresholds = f1_thresholds(targets, sigmoid(score(model, files).astype(np.float64)))
     return {files[0].labels[index]: threshold for index, threshold in thresholds.items()}
 
 
@@ -124,8 +130,3 @@ def _opened(model: AudioTagger, paths: Sequence[Path]) -> list[ClipFile]:
         if file.labels != model.labels:
             raise ClipFileError(f"{file.path}: its {len(file.labels)} classes are not the model's")
     return files
-
-
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = 0.5 * (1 + np.tanh(logits / 2))
-    return result

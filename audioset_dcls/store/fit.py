@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from audioset_dcls.evaluation.bootstrap import bootstrap_average_precision, interval, resample_clips
+from audioset_dcls.evaluation.calibration import sigmoid
 from audioset_dcls.evaluation.metrics import average_precision
 from audioset_dcls.store.examples import ExamplesError
 from audioset_dcls.store.samples import Samples
@@ -160,7 +161,7 @@ class _Data:
         for fold in range(self._fold.max() + 1):
             held = self._fold[clip] == fold
             weight, bias = self.fit(~held, strength, class_weight)
-            windows[held] = _sigmoid(self._values[held] / self._length @ weight + bias)
+            windows[held] = sigmoid(self._values[held] / self._length @ weight + bias)
         scores = np.zeros((len(self.samples.clips), len(self.labels)))
         np.maximum.at(scores, clip, windows)
         return scores
@@ -303,11 +304,6 @@ def _log_loss(truth: np.ndarray, scores: np.ndarray) -> float:
 def _logit(scores: np.ndarray) -> np.ndarray:
     inside = np.clip(scores, 1e-6, 1 - 1e-6)
     result: np.ndarray = np.log(inside / (1 - inside))
-    return result
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 0.5 * (1 + np.tanh(logits / 2))
     return result
 
 
