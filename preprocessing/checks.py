@@ -17,7 +17,7 @@ _LONGEST_LABEL = 1000  # characters
 _LARGEST_TEXT = 64 * 2**20  # bytes of a YAML file
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character: no file can hold it
 _DEEPEST = 32  # levels of lists and dictionaries
-_MOST_VALUES = 10_000_000
+_MOST_VALUES = 1_000_000
 
 
 def integer(value: Any, name: str, low: int, high: int) -> int:

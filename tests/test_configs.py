@@ -48,7 +48,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("experiment", [*names("experiment"), *names("experiment", STUDY)])
+@pytest.mark.parametrize(
+    "experiment",
+    [*names("experiment"), *(pytest.param(name, marks=pytest.mark.slow) for name in names("experiment", STUDY))],
+)
 def test_experiment_builds(experiment: str, trained: Path, tmp_path: Path) -> None:
     config = composed(
         f"experiment={experiment}",

@@ -43,9 +43,10 @@ def main() -> None:
 
     @hydra.main(version_base="1.3", config_path=str(data_folder("configs")), config_name="train")
     def run(config: Any) -> float:
-        from audioset_dcls.training.run import launch
-
         try:
+            check(config)
+            from audioset_dcls.training.run import launch  # only now: it imports torch
+
             return launch(config)
         except (ValueError, OSError, FloatingPointError) as error:  # the other runs of a sweep go on
             show(f"dcls-train: {error}", sys.stderr)
@@ -57,6 +58,22 @@ def main() -> None:
     except HydraException as error:
         stop("dcls-train", USAGE, composition_error(error))
     sys.exit(bool(failed))
+
+
+def check(config: Any) -> None:
+    """Raises ValueError for settings that need no torch to be told wrong; Hydra's folder for the run is taken away."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from audioset_dcls.training.resume import open_run_dir
+    from audioset_dcls.training.settings import check_config
+
+    try:
+        settings: Any = OmegaConf.to_container(config, resolve=True)
+        check_config(settings)
+    except ValueError:
+        with open_run_dir(Path(HydraConfig.get().runtime.output_dir)):
+            raise
 
 
 def composition_error(error: Exception) -> str:

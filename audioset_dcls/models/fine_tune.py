@@ -11,16 +11,14 @@ from audioset_dcls.models.checkpoint import load_checkpoint
 from audioset_dcls.models.trunks import AudioTagger, replace_kernels
 
 
-def fine_tune(checkpoint: str | None, num_classes: int, dcls: bool = False) -> AudioTagger:
+def fine_tune(checkpoint: str, num_classes: int, dcls: bool = False) -> AudioTagger:
     """A trained model with a new classifier; the old one stays if the number of classes is the same.
 
     Args:
         dcls: DCLS elements take the places of the model's depthwise kernels, fitted to them; see `replace_kernels`.
 
-    Raises ValueError without a checkpoint, and with dcls if the model has no such kernels (any more).
+    Raises ValueError with dcls if the model has no such kernels (any more).
     """
-    if not checkpoint:
-        raise ValueError("checkpoint is not set: add checkpoint=FILE, a published name or a URL to start from")
     model = load_checkpoint(checkpoint).train()
     if model.config["num_classes"] != num_classes:
         model.reset_classifier(num_classes)

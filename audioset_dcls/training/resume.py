@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from lightning.pytorch.loggers import CSVLogger
+from typing import TYPE_CHECKING, Any
 
 from audioset_dcls.evaluation.runs import CHECKPOINT
 from preprocessing import checks
 from preprocessing.files import lock
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import CSVLogger
 
 MAY_DIFFER = ("trainer", "logger")  # between a run and its resumption: other machines, not other results
 MAY_NOT_DIFFER = ("trainer.gradient_clip", "trainer.limit_train_batches")
@@ -63,6 +63,8 @@ def remove_empty(folder: Path) -> None:
 
 def steps_in(checkpoint: Path) -> int:
     """The optimiser steps that a checkpoint was saved after. Raises ValueError if it cannot be read."""
+    import torch
+
     try:
         return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except OSError:

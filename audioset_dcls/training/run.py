@@ -37,17 +37,9 @@ from audioset_dcls.training.module import TaggingModule
 from audioset_dcls.training.optimizer import Schedule
 from audioset_dcls.training.record import data_hashes, record
 from audioset_dcls.training.resume import check_settings, open_run_dir, restore_rows, steps_in
+from audioset_dcls.training.settings import check_config
 from preprocessing.audio import SAMPLE_RATE
 
-LEAST = {
-    "seed": 0,
-    "epochs": 1,
-    "batch_size": 1,
-    "data.batch_size": 1,
-    "data.num_workers": 0,
-    "log_every_n_steps": 1,
-    "save_every_n_steps": 0,
-}
 _log = logging.getLogger(__name__)
 
 
@@ -96,14 +88,13 @@ def train(config: DictConfig, folder: Path) -> float:
 
 
 def _train(config: DictConfig, folder: Path) -> float:
-    check_numbers(config)
     settings: Any = OmegaConf.to_container(config, resolve=True)
+    check_config(settings)
     torch.set_float32_matmul_precision("high")
     L.seed_everything(config.seed, verbose=False)
     set_benchmark(config.benchmark)
     last = folder / "last.ckpt"
     finished_steps = steps_in(last) if last.exists() else None
-    check_files(settings["data"])
     data = build(settings["data"])
     data.setup("fit")
     hashes = data_hashes(data)
@@ -245,27 +236,6 @@ def create_callbacks(settings: dict[str, Any], folder: Path) -> list[L.Callback]
         chosen.append(Teacher(settings["teacher"]))
     chosen += [build(callback) for callback in settings["callbacks"].values() if callback]
     return [*chosen, Checkpoints(folder, settings["save_every_n_steps"]), EpochLog()]
-
-
-def check_numbers(config: DictConfig) -> None:
-    """Raises ValueError for a number of epochs, clips, steps or processes that is none."""
-    for name, least in LEAST.items():
-        value = OmegaConf.select(config, name)
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name}={value}: must be a whole number, {least} or more")
-
-
-def check_files(data: Mapping[str, Any]) -> None:
-    """Raises ValueError for a train or validation file that is not there."""
-    for split in ("train", "val"):
-        paths = data.get(split) or []
-        for path in [paths] if isinstance(paths, str) else paths:
-            if not Path(path).exists():
-                folder = os.environ.get("DCLS_DATA", "data (DCLS_DATA is not set)")
-                raise ValueError(
-                    f"{path}: no such file; make it with dcls-prepare, set DCLS_DATA to the folder that holds it (now "
-                    f"{folder}), or name others with data.{split}"
-                )
 
 
 def accumulation(batch_size: int, per_process: int, processes: int) -> int:

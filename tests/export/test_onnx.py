@@ -109,6 +109,7 @@ def test_float16_halves_the_file(checkpoint: Path, tagger_file: Path, tmp_path: 
     assert 0 < np.abs(full - half).max() <= written.loss.largest
 
 
+@pytest.mark.slow
 def test_int8_keeps_the_better_method(checkpoint: Path, tagger_file: Path, tmp_path: Path) -> None:
     clips = [RECORDINGS / file for file in first_labels()][:4]
     written = export(load_checkpoint(checkpoint), tmp_path / "int8.onnx", "int8", clips)

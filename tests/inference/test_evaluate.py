@@ -172,6 +172,7 @@ def test_onnx_tagger_scores_like_its_checkpoint(
     assert "tiny-on-eval" in output
 
 
+@pytest.mark.slow
 def test_two_processes_score_each_clip_once(
     checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Callable[..., tuple[int, str, str]]
 ) -> None:

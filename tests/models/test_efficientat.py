@@ -221,6 +221,7 @@ def test_a_dynamic_network_mixes_kernels_clip_by_clip() -> None:
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_dynamic_network_exports(tmp_path: Path) -> None:
     """Within 1e-4 of torch's scores (2e-5 measured), alone and in a batch of other clips, of all lengths."""
     model = random_model("efficientat_dymn04")

@@ -84,7 +84,7 @@ def test_a_name_is_one_of_timms_own_models(tmp_path: Path, name: Any) -> None:
     refuse(tmp_path / "hostile.pth", " is no trunk; known are ")
 
 
-VALUES: list[Any] = [None, "x", [], {}, -1, 10**30, 1e308, float("nan"), [10**6] * 4, [[[]]], ["1"] * 4, [1] * 10**6]
+VALUES: list[Any] = [None, "x", [], {}, -1, 10**30, 1e308, float("nan"), [10**6] * 4, [[[]]], ["1"] * 4, [1] * 10**4]
 
 
 @pytest.mark.parametrize("key", ["num_classes", "kernel_count", "dilated_kernel_size", "depths", "dims", "drop_rate"])

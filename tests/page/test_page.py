@@ -239,6 +239,7 @@ def test_an_own_tagger(open_page: Open, tagger_file: Path) -> None:
         assert best[0] in page.locator("#tags li").first.inner_text()
 
 
+@pytest.mark.slow
 def test_the_microphone(open_page: Open, tmp_path: Path) -> None:
     """Live, and the same afterwards from its recording."""
     samples = read_audio(RECORDINGS / "helicopter.ogg", 48_000)
@@ -256,7 +257,7 @@ def test_the_microphone(open_page: Open, tmp_path: Path) -> None:
         assert "Helicopter" in page.inner_text("#tags")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1200, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), pytest.param(1200, "light", marks=pytest.mark.slow)])
 def test_it_is_accessible(open_page: Open, joined: Path, width: int, scheme: str) -> None:
     """axe-core finds nothing serious; on a phone nothing is wider than the screen."""
     axe = (PAGE / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")

@@ -159,7 +159,9 @@ def test_all_forms_give_the_same_file(small: SmallAudioSet, prepared: dict[str, 
     assert contents(prepared["parquet"]) == folder
 
 
-@pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
+@pytest.mark.parametrize(
+    "form", [pytest.param("folder", marks=pytest.mark.slow), "tar", pytest.param("parquet", marks=pytest.mark.slow)]
+)
 def test_killed_again_and_again_it_ends_in_the_same_bytes(
     form: str, sources: dict[str, list[str]], prepared: dict[str, Path], tmp_path: Path
 ) -> None:

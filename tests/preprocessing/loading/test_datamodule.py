@@ -337,6 +337,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_small_shared_memory_has_fewer_workers_or_one_line(tmp_path: Path) -> None:
     """In a mount namespace with 1 MB of /dev/shm, as a container has 64 MB; a batch has 0.8 MB."""
     unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
