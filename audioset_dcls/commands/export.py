@@ -44,14 +44,14 @@ def main() -> None:
         "--precision",
         default="float32",
         choices=("float32", "float16", "int8"),
-        help="float16 halves the file, int8 quarters it and needs --clips (default: float32)",
+        help="float16 halves the file, int8 quarters it (default: float32)",
     )
     parser.add_argument(
         "--clips",
         nargs="+",
         default=[],
         metavar="FILE|FOLDER|GLOB",
-        help="calibrate int8 and measure the loss on these recordings (default: none)",
+        help="measure on these recordings what float16 or int8 loses (default: none)",
     )
     parser.add_argument(
         "--calibrate",
@@ -124,7 +124,7 @@ def export(
         written = onnx.export(model, target, precision, [clip.path for clip in found.recordings])
     except (OSError, ValueError) as error:  # CheckpointError and AudioError are ValueErrors
         stop("dcls-export", 1, str(error))
-    show(f"{written.path}: {written.megabytes:.1f} MB, {written.method}; cropped kernels: {written.kernels}")
+    show(f"{written.path}: {written.megabytes:.1f} MB, {written.precision}; cropped kernels: {written.kernels}")
     if written.loss is not None:
         loss = written.loss
         show(

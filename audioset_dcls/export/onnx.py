@@ -21,7 +21,7 @@ from torch.onnx.operators import shape_as_tensor
 
 from audioset_dcls.dcls import Folded, fold
 from audioset_dcls.export.log_mel import MatmulLogMel
-from audioset_dcls.export.quantize import Loss, cut_recordings, measure_loss, quantize, store_as_float16
+from audioset_dcls.export.quantize import Loss, cut_recordings, measure_loss, store_as_float16, store_as_int8
 from audioset_dcls.models.trunks import AudioTagger, reparameterize
 from audioset_dcls.tagging.session import FORMAT
 from preprocessing.constants import HOP, N_FFT, SAMPLE_RATE
@@ -38,7 +38,7 @@ class Exported:
 
     path: Path
     megabytes: float
-    method: str  # "float32", "float16", "int8 static" or "int8 dynamic"
+    precision: str
     loss: Loss | None  # None if there were no recordings to measure it on
     layers: Sequence[Folded]  # whose kernels were cropped as far as the output allows
 
@@ -86,33 +86,30 @@ def export(
     Metadata: "labels" (JSON), "sample_rate", "model" (JSON), "precision" and all of the checkpoint's own metadata.
 
     Args:
-        precision: "float16" stores large weights in half the bytes and computes in float32; "int8" computes 1 x 1
-            convolutions and matrix products in 8 bits, calibrated (static) or not (dynamic), whichever loses less.
-        recordings: audio files to calibrate int8 with and to measure the loss on.
+        precision: "float16" stores large weights in half the bytes and computes in float32; "int8" stores them in a
+            quarter, computes matrix products in 8 bits and convolutions in float32.
+        recordings: audio files to measure the loss on.
 
-    The model is left as it is. The file appears whole or not at all. Raises ValueError for an unknown precision, for
-    int8 without recordings and for a model whose classes have no names.
+    The model is left as it is. The file appears whole or not at all. Raises ValueError for an unknown precision and
+    for a model whose classes have no names.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     windows = list(cut_recordings(recordings))
-    if precision == "int8" and not windows:
-        raise ValueError("int8 needs recordings to calibrate on; give some with --clips")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         plain = Path(folder) / "float32.onnx"
         inferring, layers = _for_inference(model)
         _write_graph(inferring, plain)
-        method, chosen, loss = precision, plain, None
-        if precision == "float16":
-            chosen = store_as_float16(plain, Path(folder) / "float16.onnx")
+        chosen, loss = plain, None
+        if precision != "float32":
+            store = {"float16": store_as_float16, "int8": store_as_int8}[precision]
+            chosen = store(plain, Path(folder) / f"{precision}.onnx")
             loss = measure_loss(plain, chosen, windows)
-        elif precision == "int8":
-            method, chosen, loss = quantize(plain, Path(folder), windows)
-        _write_metadata(model, chosen, {"precision": method} | ({"precision_loss": vars(loss)} if loss else {}))
+        _write_metadata(model, chosen, {"precision": precision} | ({"precision_loss": vars(loss)} if loss else {}))
         chosen.replace(path)
-    return Exported(path, path.stat().st_size / 1e6, method, loss, layers)
+    return Exported(path, path.stat().st_size / 1e6, precision, loss, layers)
 
 
 def _area(size: Sequence[int]) -> str:

@@ -32,9 +32,8 @@ def onnx_runtime() -> ModuleType:
 
 
 def onnx_quantization() -> ModuleType:
-    """The module `onnxruntime.quantization`, with its `shape_inference` imported."""
+    """The module `onnxruntime.quantization`."""
     import onnxruntime.quantization
-    import onnxruntime.quantization.shape_inference
 
     return onnxruntime.quantization
 

@@ -174,7 +174,6 @@ def test_export_failures(checkpoint: Path, tmp_path: Path, export_here: Here) ->
     for arguments, message in (
         ((tmp_path / "text.ckpt", tmp_path / "a.onnx"), "text.ckpt"),
         ((tmp_path / "missing.ckpt", tmp_path / "a.onnx"), "missing.ckpt: no such file"),
-        ((checkpoint, tmp_path / "a.onnx", "--precision", "int8"), "--clips"),
         ((checkpoint, tmp_path / "a.onnx", "--clips", tmp_path / "missing.wav"), "missing.wav: no such file"),
     ):
         status, _, err = export_here(*arguments)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from audioset_dcls.export.onnx import export, fingerprint
 from audioset_dcls.models.checkpoint import load_checkpoint
@@ -109,16 +110,22 @@ def test_float16_halves_the_file(checkpoint: Path, tagger_file: Path, tmp_path: 
     assert 0 < np.abs(full - half).max() <= written.loss.largest
 
 
-@pytest.mark.slow
-def test_int8_keeps_the_better_method(checkpoint: Path, tagger_file: Path, tmp_path: Path) -> None:
+def test_int8_quarters_the_file(checkpoint: Path, tagger_file: Path, tmp_path: Path) -> None:
+    """Besides the log-mel's own matrices, which stay as they are. Each weight is within half a step of its channel's
+    largest: 1/254 of it; over the whole network the scores move by 0.03 at most here (0.013 measured)."""
     clips = [RECORDINGS / file for file in first_labels()][:4]
     written = export(load_checkpoint(checkpoint), tmp_path / "int8.onnx", "int8", clips)
-    assert written.method in ("int8 static", "int8 dynamic")
-    assert written.path.stat().st_size < 0.6 * tagger_file.stat().st_size
+    kept = sum(
+        numpy_helper.to_array(tensor).nbytes
+        for tensor in onnx.load(tagger_file).graph.initializer
+        if tensor.name.startswith("log_mel.")
+    )
+    assert written.path.stat().st_size - kept < 0.3 * (tagger_file.stat().st_size - kept)
     assert written.loss is not None
     assert written.loss.windows == 4
+    assert 0 < written.loss.largest < 0.03
     exported = OnnxModel(written.path)
-    assert exported.metadata["precision"] == written.method
+    assert exported.metadata["precision"] == "int8"
     assert exported.metadata["precision_loss"]["mean"] == pytest.approx(written.loss.mean)
     assert not list(tmp_path.glob(".*")), "scratch files are left"
 
@@ -127,8 +134,6 @@ def test_what_cannot_be_exported(checkpoint: Path, tmp_path: Path) -> None:
     model = load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match=r"int4.*float32, float16, int8"):
         export(model, tmp_path / "a.onnx", "int4")
-    with pytest.raises(ValueError, match="recordings to calibrate"):
-        export(model, tmp_path / "a.onnx", "int8")
     with pytest.raises(ValueError, match="names none of its 3 classes"):
         export(create_model("convnext_atto", num_classes=3), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
