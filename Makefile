@@ -9,7 +9,7 @@ tag: .venv/tagging ## make tag FILE=clip.wav
 
 # Two processes of one thread each: on two cores that halves the time, torch's own threads do not.
 test: .venv/dev ## the fast tests, some eight minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope
 
 slow: .venv/dev ## the tests that take longer
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow

@@ -190,6 +190,7 @@ def test_remove(release: Server, models_here: Here, tmp_path: Path) -> None:
     assert (status, out, err) == (1, "", f"dcls-models: {NAME}: is not in the cache\n")
 
 
+@pytest.mark.slow
 def test_a_measurement_is_in_the_table(release: Server, models_here: Here, tmp_path: Path) -> None:
     status, out, _ = models_here("measure", NAME)
     assert status == 0

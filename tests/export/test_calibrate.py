@@ -163,6 +163,7 @@ def test_all_masked_is_an_error(model: AudioTagger, data: dict[str, Path]) -> No
         calibrate_model(untrained, [data["validation"]])
 
 
+@pytest.mark.slow
 def test_several_files_calibrate_together(model: AudioTagger, data: dict[str, Path]) -> None:
     """As if the clips of both lay in one file: the same logits and targets, so the same temperature."""
     joined = calibrate_model(model, [data["validation"], data["test"]]).metadata["calibration"]

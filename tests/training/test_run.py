@@ -393,6 +393,7 @@ def test_fine_tuning_without_a_checkpoint_is_one_line(clips: Path, command: Comm
     assert [path.name for path in tmp_path.iterdir()] == ["dcls-train"]  # the test's script
 
 
+@pytest.mark.slow
 def test_dcls_from_trained_kernels(unbroken: Path, small: list[str], tmp_path: Path) -> None:
     """model.dcls=true: elements fitted to a trained 7 x 7 model take its kernels' places, nothing else changes."""
     plain = create_model("test_convnext", dcls=False, num_classes=6, kernel_count=49, interpolation="bilinear").eval()

@@ -129,7 +129,10 @@ def memory_of_good_clips(tmp_path_factory: pytest.TempPathFactory) -> int:
     ("name", "suffix"),
     [
         *((name, ".tar") for name in TARS),
-        *((name, ".tar.gz") for name in ("8 EB", "too large", "attributes of 8 EB", "far back")),
+        *(
+            pytest.param(name, ".tar.gz", marks=pytest.mark.slow)
+            for name in ("8 EB", "too large", "attributes of 8 EB", "far back")
+        ),
     ],
 )
 def test_tars_through_the_command(tmp_path: Path, memory_of_good_clips: int, name: str, suffix: str) -> None:
@@ -147,6 +150,7 @@ def test_tars_through_the_command(tmp_path: Path, memory_of_good_clips: int, nam
     assert memory < memory_of_good_clips + MOST_MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".tar.bz2", ".tar.xz"])
 def test_a_bomb_in_other_packings(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"audio{suffix}"
