@@ -2,8 +2,8 @@
 
   python scripts/open_sounds/mix_weights.py runs/embedded/seed_0/last.ckpt runs/embedded/seed_0/mixed.ckpt
 
-A network that is trained further on few sources hears these better and forgets some of what it knew; on the line between
-both lies one that does either (Wortsman et al., arXiv 2109.01903). Batch norms must have been frozen in training.
+A network that is trained further on few sources hears these better and forgets some of what it knew; on the line
+between both lies one that does either (Wortsman et al., arXiv 2109.01903). Batch norms must have been frozen.
 """
 
 from __future__ import annotations
