@@ -1,14 +1,16 @@
 """Whole models, DCLS against 7 x 7: the training step, and inference folded and unfolded.
 
     python benchmarks/step.py [--trunks convnext_tiny ...] [--frames 1001] [--batch 8] [--repeats 2] [--threads 2]
-        [--profile]
+        [--position-std 1 2] [--profile]
 
 A trunk is a file of configs/model, beside its `_dcls` one. Training: forward, binary cross-entropy, backward and AdamW
 on (batch, 1, 128, frames) float32. Inference: one clip; FastViT has its branches merged on both sides; `dcls` is the
 same DCLS model with the reference's layers (dcls 0.1.1), which build their kernels in every forward pass, its output
-compared with ours. Every model is given the better of its two memory formats. The two sides take turns, and times are
-the fastest of `--repeats` runs after one to warm up (at least five for inference; `dcls`: one run, without warm-up).
---profile prints where the DCLS step's time goes.
+compared with ours. Folded kernels are cropped, as by default; how far depends on where training leaves the elements:
+--position-std draws them anew from N(0, std) cells (in the study's trained models: 0.5 to 1.1; up to 2.1 if they start
+at 2). Every model is given the better of its two memory formats. The two sides take turns, and times are the fastest of
+`--repeats` runs after one to warm up (at least five for inference; `dcls`: one run, without warm-up). --profile prints
+where the DCLS step's time goes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
-from audioset_dcls.dcls import Dcls2d, fold
+from audioset_dcls.dcls import Dcls2d, Folded, dcls_layers, fold
 from audioset_dcls.folders import data_folder
 from audioset_dcls.models import AudioTagger, create_model, reparameterize
 
@@ -48,18 +50,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--position-std", nargs="+", type=float, default=[1.0, 2.0], metavar="STD")
+    parser.add_argument("--parts", nargs="+", choices=("training", "inference"), default=("training", "inference"))
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"python {' '.join(sys.argv)}")
     print(f"{processor()}, {options.threads} threads, torch {torch.__version__}, float32; seconds\n")
-    print(f"training step, batch {options.batch}       7 x 7                 DCLS                  ratio")
-    for trunk in options.trunks:
-        training(trunk, options.frames, options.batch, options.repeats, options.profile)
-    print("\ninference, batch 1            7 x 7                 DCLS folded           ratio", end="")
-    print("     dcls    ratio   difference")
-    for trunk in options.trunks:
-        inference(trunk, options.frames, options.repeats)
+    if "training" in options.parts:
+        print(f"training step, batch {options.batch}       7 x 7                 DCLS                  ratio")
+        for trunk in options.trunks:
+            training(trunk, options.frames, options.batch, options.repeats, options.profile)
+    if "inference" in options.parts:
+        print("\ninference, batch 1            7 x 7                 DCLS folded           ratio", end="")
+        print("     dcls    ratio   difference   kernels")
+        for trunk in options.trunks:
+            for std in options.position_std:
+                inference(trunk, std, options.frames, options.repeats)
 
 
 def create(trunk: str, dcls: bool) -> AudioTagger:
@@ -99,11 +106,17 @@ def training_step(model: AudioTagger, log_mel: Tensor, target: Tensor) -> Callab
     return step
 
 
-def inference(trunk: str, frames: int, repeats: int) -> None:
+def inference(trunk: str, std: float, frames: int, repeats: int) -> None:
+    torch.manual_seed(0)
     log_mel = torch.randn(1, 1, 128, frames)
     plain, ours = create(trunk, False).eval(), create(trunk, True).eval()
+    for layer in dcls_layers(ours):
+        nn.init.normal_(layer.positions, 0, std)
+        layer.clamp_positions()
     reference = with_reference_layers(ours)
-    reparameterize(plain), reparameterize(fold(ours, tolerance=None))  # elements start nearer than they end
+    layers: list[Folded] = []
+    reparameterize(plain), reparameterize(fold(ours, report=layers.append))
+    sizes = sorted({layer.cropped_size for layer in layers})
     runs = {}
     for dcls, model in ((False, plain), (True, ours)):
         for name, memory_format in FORMATS.items():
@@ -116,8 +129,9 @@ def inference(trunk: str, frames: int, repeats: int) -> None:
         slow = time.perf_counter() - start
         difference = float((ours(log_mel) - expected).abs().max() / expected.abs().max())
     (a, a_format), (b, b_format) = best(times, False), best(times, True)
-    print(f"{trunk:<29} {a:7.4f} {a_format:<13} {b:7.4f} {b_format:<13} {b / a:5.2f}", end="")
-    print(f"  {slow:7.2f} {slow / b:8.1f}   {difference:.0e}", flush=True)
+    print(f"{trunk + f', std {std:g}':<29} {a:7.4f} {a_format:<13} {b:7.4f} {b_format:<13} {b / a:5.2f}", end="")
+    cropped = " to ".join(" x ".join(map(str, size)) for size in (sizes[0], sizes[-1]))
+    print(f"  {slow:7.2f} {slow / b:8.1f}   {difference:.0e}   {cropped}", flush=True)
 
 
 def with_reference_layers(model: AudioTagger) -> AudioTagger:
