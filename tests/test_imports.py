@@ -29,7 +29,7 @@ METHOD = {"audioset_dcls.dcls"}
 EVALUATION = {"audioset_dcls.evaluation", *PREPROCESSING}
 MODELS = {"audioset_dcls.models", "audioset_dcls.folders", *METHOD, *PREPROCESSING}
 # Single modules of tagging that others on its floor use: they open ONNX Runtime and cut windows, for all.
-SHARED = {"audioset_dcls.tagging.session", "audioset_dcls.tagging.windows"}
+SHARED = {"audioset_dcls.tagging.contract", "audioset_dcls.tagging.session", "audioset_dcls.tagging.windows"}
 EXPORT = {"audioset_dcls.export", "audioset_dcls", *SHARED, *EVALUATION, *MODELS}
 TAGGING = {"audioset_dcls.tagging", *EXPORT}
 STORE = {"audioset_dcls.store", "audioset_dcls.tagging", *SHARED, *EVALUATION}

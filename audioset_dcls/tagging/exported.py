@@ -16,6 +16,7 @@ from typing import Any
 from audioset_dcls import __version__
 from audioset_dcls.folders import cache_folder
 from audioset_dcls.models.hub import expected_path
+from audioset_dcls.tagging.contract import labels_file
 from audioset_dcls.tagging.session import FORMAT, ModelError
 from preprocessing import checks
 from preprocessing.files import atomic_write
@@ -58,6 +59,7 @@ def forget(checkpoint: Path) -> None:
     known = _noted(checkpoint)
     if known is not None:
         known.unlink(missing_ok=True)
+        labels_file(known).unlink(missing_ok=True)
     _note(checkpoint).unlink(missing_ok=True)
 
 
