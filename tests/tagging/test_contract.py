@@ -99,3 +99,13 @@ def test_an_export_has_its_labels_beside_it(tagger_file: Path) -> None:
     metadata = onnxruntime.InferenceSession(str(tagger_file)).get_modelmeta().custom_metadata_map
     assert beside == {"labels": json.loads(metadata["labels"]), "sample_rate": 32_000}
     assert len(beside["labels"]) == 527
+
+
+def test_the_labels_beside_the_embedded_tagger_are_its_own() -> None:
+    tagger = Tagger()
+    facts = json.loads(labels_file(tagger.model.path).read_text(encoding="utf-8"))
+    assert facts == {
+        "labels": list(tagger.labels),
+        "sample_rate": tagger.model.sample_rate,
+        **{key: tagger.metadata[key] for key in ("clip_seconds", "hop_seconds", "masked") if key in tagger.metadata},
+    }
