@@ -33,6 +33,7 @@ SHARED = {"audioset_dcls.tagging.contract", "audioset_dcls.tagging.session", "au
 EXPORT = {"audioset_dcls.export", "audioset_dcls", *SHARED, *EVALUATION, *MODELS}
 TAGGING = {"audioset_dcls.tagging", *EXPORT}
 STORE = {"audioset_dcls.store", "audioset_dcls.tagging", *SHARED, *EVALUATION}
+CLUSTER = {"audioset_dcls.cluster", "audioset_dcls", "audioset_dcls.tagging", *SHARED, *PREPROCESSING}
 TRAINING = {"audioset_dcls.training", *SHARED, *EVALUATION, *MODELS}
 INFERENCE = {"audioset_dcls.inference", *SHARED, *EVALUATION, *MODELS}
 ROOMS = {
@@ -43,9 +44,10 @@ ROOMS = {
     "audioset_dcls.export": EXPORT,
     "audioset_dcls.tagging": TAGGING,
     "audioset_dcls.store": STORE,
+    "audioset_dcls.cluster": CLUSTER,
     "audioset_dcls.training": TRAINING,
     "audioset_dcls.inference": INFERENCE,
-    "audioset_dcls.commands": {"audioset_dcls.commands", *TAGGING, *STORE, *TRAINING, *INFERENCE},
+    "audioset_dcls.commands": {"audioset_dcls.commands", *TAGGING, *STORE, *CLUSTER, *TRAINING, *INFERENCE},
 }
 TORCH = {"torch", "torchaudio", "timm", "lightning", "torchvision", "onnxscript"}  # torch and what imports it
 

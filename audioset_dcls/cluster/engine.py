@@ -1,0 +1,106 @@
+"""Ray Data as the engine: a pool of actors, each a `Worker`, that parts stream through. Nothing else imports Ray."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from audioset_dcls.cluster.worker import Job, Worker
+from preprocessing.terminal import first_line
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its maker of this cluster; read at its import
+
+import ray
+import ray.data
+import ray.exceptions
+
+_MOST_BLOCKS = 10_000  # of Ray Data; each holds parts
+_MOST_LOST = 100  # parts of a round that may be lost with their workers
+_ON_A_GPU = 4  # workers of a GPU, each with decoders on cores beside it
+
+
+class EngineError(RuntimeError):
+    """The cluster cannot be reached, or its workers cannot work; one line."""
+
+
+class RayEngine:
+    """A connection to a cluster, or one of this machine's cores alone; a context manager.
+
+    Args:
+        address: of a cluster, for `ray.init`; None for the one that is running here or that RAY_ADDRESS names, else a
+            new one of this machine's cores.
+        workers: actors; by default as many as the cluster has cores, or `_ON_A_GPU` for each GPU.
+        device: "cpu": a core for each actor; "cuda": a share of a GPU and of the cores.
+
+    Raises EngineError.
+    """
+
+    def __init__(self, address: str | None = None, workers: int | None = None, device: str = "cpu") -> None:
+        try:
+            quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+            ray.init(address, **quiet)
+        except Exception as error:  # ConnectionError, ValueError, RuntimeError, by version
+            raise EngineError(f"{address or 'Ray'}: no cluster can be reached there ({first_line(error)})") from error
+        has = ray.cluster_resources()
+        cores, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
+        if device == "cuda" and not gpus:
+            ray.shutdown()
+            raise EngineError("the cluster has no GPU; leave out --device cuda")
+        self.device = device
+        self.workers = workers or (_ON_A_GPU * gpus if device == "cuda" else cores) or 1
+        self.threads = max(cores // self.workers, 1) if device == "cuda" else 1
+        self._needs = {"num_cpus": self.threads, "num_gpus": 1 / _ON_A_GPU if device == "cuda" else None}
+
+    def __enter__(self) -> RayEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ray.shutdown()
+
+    @contextmanager
+    def run(self, job: Job, parts: Sequence[int]) -> Iterator[Iterator[dict[str, Any]]]:
+        """See `Engine`. Raises EngineError."""
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = _MOST_LOST
+        for handler in logging.getLogger("ray.data").handlers:
+            if handler.get_name() == "console":  # its tracebacks; the session's log file keeps them
+                handler.setLevel(logging.CRITICAL + 1)
+        rows = [{"part": number} for number in parts]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # max_restarts has no other name yet
+            tagged = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
+                _Actor,
+                fn_constructor_args=(job,),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self.workers, initial_size=self.workers),
+                max_restarts=0,  # another actor takes its place, a later round its part: a node may not come back
+                **self._needs,  # type: ignore[arg-type]
+            )
+        try:
+            yield (json.loads(row["done"]) for row in tagged.iter_rows())
+        except (ray.exceptions.RayError, RuntimeError, ValueError) as error:
+            raise EngineError(f"a worker failed: {first_line(_cause(error))}") from error
+
+
+def _cause(error: Exception) -> Exception:
+    """What a worker raised, if that is what Ray tells of."""
+    inner = getattr(error, "cause", None) or error.__cause__
+    return _cause(inner) if isinstance(inner, Exception) else error
+
+
+class _Actor:
+    """What Ray Data keeps one of in each of its processes."""
+
+    def __init__(self, job: Job) -> None:
+        self._worker = Worker(job)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        done = [json.dumps(asdict(self._worker.part(int(number)))) for number in batch["part"]]
+        return {"part": batch["part"], "done": done}
