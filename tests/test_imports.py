@@ -58,6 +58,7 @@ HOSTS = {
     "doi.org",
     "git-lfs.github.com",  # the first line of every Git LFS pointer
     "github.com",  # reference implementations; the repositories of open sounds
+    "ray.io",  # the API group of KubeRay's resources
     "freesound.org",  # licences of open sounds quote where sounds came from
     "creativecommons.org",  # licences
     "research.google.com",  # AudioSet

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from audioset_dcls.cluster.run import EngineError
 from audioset_dcls.cluster.worker import Job, Worker
 from preprocessing.terminal import first_line
 
@@ -22,11 +23,8 @@ import ray.exceptions
 
 _MOST_BLOCKS = 10_000  # of Ray Data; each holds parts
 _MOST_LOST = 100  # parts of a round that may be lost with their workers
+_MOST_FAILED_STARTS = 10  # of actors, one after the other: for a while they are sent to a node that died
 _ON_A_GPU = 4  # workers of a GPU, each with decoders on cores beside it
-
-
-class EngineError(RuntimeError):
-    """The cluster cannot be reached, or its workers cannot work; one line."""
 
 
 class RayEngine:
@@ -69,6 +67,7 @@ class RayEngine:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.max_errored_blocks = _MOST_LOST
+        context.max_consecutive_actor_init_deaths = _MOST_FAILED_STARTS
         for handler in logging.getLogger("ray.data").handlers:
             if handler.get_name() == "console":  # its tracebacks; the session's log file keeps them
                 handler.setLevel(logging.CRITICAL + 1)
@@ -92,7 +91,7 @@ class RayEngine:
 def _cause(error: Exception) -> Exception:
     """What a worker raised, if that is what Ray tells of."""
     inner = getattr(error, "cause", None) or error.__cause__
-    return _cause(inner) if isinstance(inner, Exception) else error
+    return _cause(inner) if isinstance(inner, Exception) and str(inner) else error
 
 
 class _Actor:

@@ -27,6 +27,10 @@ _ROUNDS = 3  # in which a part that was lost with its worker is tried
 _SHARES = 4  # parts for each worker at least, so that none waits for the last one
 
 
+class EngineError(RuntimeError):
+    """The cluster cannot be reached, or its workers cannot work; one line."""
+
+
 class Engine(Protocol):
     """What does parts side by side: `workers` of them, on `device`, each with `threads` (see `Job`)."""
 
@@ -35,7 +39,10 @@ class Engine(Protocol):
     device: str
 
     def run(self, job: Job, parts: Sequence[int]) -> AbstractContextManager[Iterator[dict[str, Any]]]:
-        """What became of each part (the fields of `Done`), as it is done; a part lost with its worker gives nothing."""
+        """What became of each part (the fields of `Done`), as it is done; a part lost with its worker gives nothing.
+
+        Raises EngineError if this cannot go on.
+        """
         ...
 
 
@@ -159,16 +166,25 @@ class _Run:
             self._say(f"{self._folder.path}: continuing: {self.summary.resumed} are done, {planned} inputs remain")
 
     def tag(self) -> None:
+        """In rounds: a node that dies may take parts along, or all that Ray was about to do."""
+        remaining = self._remaining()
         for attempt in range(_ROUNDS):
-            remaining = self._remaining()
             if not remaining:
                 return
             if attempt:
                 self._say(f"{len(remaining)} parts were lost with their workers; trying them again")
-            with self._engine.run(self._job, remaining) as done:
-                for part in done:
-                    self._count(part)
-        self.summary.lost = len(self._remaining())
+            before = len(remaining)
+            try:
+                with self._engine.run(self._job, remaining) as done:
+                    for part in done:
+                        self._count(part)
+            except EngineError as error:
+                remaining = self._remaining()
+                if len(remaining) == before:  # not one part: this is no accident
+                    raise
+                self._say(str(error))
+            remaining = self._remaining()
+        self.summary.lost = len(remaining)
 
     def finish(self, settings: dict[str, Any]) -> None:
         """Tidy up and write the manifest."""

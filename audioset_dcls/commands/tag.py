@@ -174,14 +174,14 @@ def _tag(arguments: argparse.Namespace) -> int:
 
 def _tag_on_cluster(arguments: argparse.Namespace) -> int:
     """The exit status of `--ray`; raises and leaves as `_tag` does."""
-    from audioset_dcls.cluster.run import run
+    from audioset_dcls.cluster.run import EngineError, run
     from audioset_dcls.tagging.job import EACH
     from audioset_dcls.tagging.tagger import Tagger
 
     if arguments.channel == EACH:
         stop(COMMAND, USAGE, "--ray hears one channel of each file, or their mix: leave out --channel each")
     with extra(COMMAND, "cluster"):
-        from audioset_dcls.cluster.engine import EngineError, RayEngine
+        from audioset_dcls.cluster.engine import RayEngine
     try:
         outputs, options = _asked_for(arguments)
         tagger = Tagger(arguments.model, jobs=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     """What it said on stderr. It must have tagged all but the text."""
     stdout, stderr = process.communicate(timeout=400)
     assert (process.returncode, stdout) == (1, ""), stderr
+    assert re.search(r"out: tagged \d+ recordings, ", stderr), stderr  # it came to its end
     return stderr
 
 
