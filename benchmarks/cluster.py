@@ -2,7 +2,8 @@
 
 rate: clips a second with 1 and 2 workers, both commands in turns in one run. Each is timed on a folder and on one three
 times as large; the difference is the rate, what remains is the start. The clips are 10 s of noise, FLAC at 32 kHz. The
-time to the first result is that of the smaller folder.
+time to the first result is that of the smaller folder. Core seconds, of all processes that a command starts, count on a
+machine that does other work, too.
 
 memory: the peak of driver and actors for a list of 100,000 files of which 2,000 are there, 0.5 s each: what the driver
 keeps depends on the inputs, what an actor keeps on its part. The others become rows of the failures' table.
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,21 +41,36 @@ def write_clips(folder: Path, count: int, seconds: float) -> None:
         os.link(folder / f"{number % 20:06}.flac", folder / f"{number:06}.flac")
 
 
-def timed(arguments: list[str], out: Path) -> tuple[float, float]:
-    """Seconds to the first result, and of all."""
-    command = [*COMMAND, *arguments, "-o", str(out), "--quiet"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def timed(arguments: list[str], out: Path) -> tuple[float, float, float]:
+    """Seconds to the first result, seconds of all, and core seconds of all its processes."""
+    command, mark = [*COMMAND, *arguments, "-o", str(out), "--quiet"], uuid.uuid4().hex
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DCLS_BENCHMARK": mark}
     began, first = time.perf_counter(), None
+    used: dict[int, float] = {}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None:
         if first is None and has_result(out):
             first = time.perf_counter() - began
-        time.sleep(0.01)
+        used |= core_seconds(mark)
+        time.sleep(0.1)
     seconds = time.perf_counter() - began
     assert process.stderr is not None
     if process.returncode:
         raise SystemExit(process.stderr.read())
-    return first or seconds, seconds
+    return first or seconds, seconds, sum(used.values())
+
+
+def core_seconds(mark: str) -> dict[int, float]:
+    """Of each process that has the mark in its environment, whoever started it."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (path / "environ").read_bytes():
+                cells = (path / "stat").read_text().rpartition(")")[2].split()
+                found[int(path.name)] = (int(cells[11]) + int(cells[12])) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            continue
+    return found
 
 
 def has_result(out: Path) -> bool:
@@ -65,7 +82,7 @@ def has_result(out: Path) -> bool:
 def rate(folder: Path, clips: int) -> None:
     write_clips(folder / "few", clips, 10)
     write_clips(folder / "many", 3 * clips, 10)
-    print("workers  command  clips/s  of plain  start     first result")
+    print("workers  command  clips/s  ms of a core a clip  of plain  start: wall  core s  first result")
     for workers in ("1", "2"):
         plain = 0.0
         for name, options in (("plain", []), ("--ray", ["--ray", "local"])):
@@ -73,12 +90,14 @@ def rate(folder: Path, clips: int) -> None:
                 timed([str(folder / size), "--jobs", workers, *options], folder / f"{name}_{workers}_{size}")
                 for size in ("few", "many")
             ]
-            (first, few), (_, many) = runs
-            clips_a_second = 2 * clips / (many - few)
-            plain = plain or clips_a_second
-            begin = few - clips / clips_a_second
-            share = clips_a_second / plain
-            print(f"{workers:<8} {name:<8} {clips_a_second:7.1f}  {share:8.2f}  {begin:6.1f} s  {first:6.1f} s")
+            (first, few, few_cores), (_, many, many_cores) = runs
+            a_second, cost = 2 * clips / (many - few), (many_cores - few_cores) / (2 * clips)
+            plain = plain or cost
+            print(
+                f"{workers:<8} {name:<8} {a_second:7.1f}  {cost * 1e3:19.1f}  {cost / plain:8.2f}"
+                f"  {few - clips / a_second:9.1f} s  {few_cores - clips * cost:6.1f}  {first:10.1f} s",
+                flush=True,
+            )
 
 
 def memory(folder: Path, inputs: int, there: int) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from audioset_dcls.cluster.run import EngineError
 from audioset_dcls.cluster.worker import Job, Worker
-from preprocessing.terminal import first_line
+from preprocessing.terminal import first_line, printable
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its maker of this cluster; read at its import
 
@@ -21,6 +21,8 @@ import ray
 import ray.data
 import ray.exceptions
 
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
+_LONGEST_REASON = 400  # characters
 _MOST_BLOCKS = 10_000  # of Ray Data; each holds parts
 _MOST_LOST = 100  # parts of a round that may be lost with their workers
 _MOST_FAILED_STARTS = 10  # of actors, one after the other: for a while they are sent to a node that died
@@ -85,13 +87,13 @@ class RayEngine:
         try:
             yield (json.loads(row["done"]) for row in tagged.iter_rows())
         except (ray.exceptions.RayError, RuntimeError, ValueError) as error:
-            raise EngineError(f"a worker failed: {first_line(_cause(error))}") from error
+            raise EngineError(f"a worker failed: {_reason(error)}") from error
 
 
-def _cause(error: Exception) -> Exception:
-    """What a worker raised, if that is what Ray tells of."""
-    inner = getattr(error, "cause", None) or error.__cause__
-    return _cause(inner) if isinstance(inner, Exception) and str(inner) else error
+def _reason(error: Exception) -> str:
+    """One line; the last one of what Ray says of a worker is what the worker raised."""
+    lines = [_COLOURS.sub("", line).strip() for line in str(error).splitlines() if line.strip()]
+    return printable(lines[-1] if lines else type(error).__name__)[:_LONGEST_REASON]
 
 
 class _Actor:
@@ -101,5 +103,5 @@ class _Actor:
         self._worker = Worker(job)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        done = [json.dumps(asdict(self._worker.part(int(number)))) for number in batch["part"]]
+        done = [json.dumps(self._worker.outcome(int(number))) for number in batch["part"]]
         return {"part": batch["part"], "done": done}

@@ -87,7 +87,7 @@ class Folder:
         done = set(self.done())
         for name in (*_TABLES, DONE):
             for path in (self.path / name).glob("*") if (self.path / name).is_dir() else ():
-                if path.name.endswith(".unfinished") or path.stem not in done:
+                if path.is_file() and (path.name.endswith(".unfinished") or path.stem not in done):
                     path.unlink(missing_ok=True)
 
     def done(self) -> Iterator[str]:

@@ -39,7 +39,7 @@ class Engine(Protocol):
     device: str
 
     def run(self, job: Job, parts: Sequence[int]) -> AbstractContextManager[Iterator[dict[str, Any]]]:
-        """What became of each part (the fields of `Done`), as it is done; a part lost with its worker gives nothing.
+        """`Worker.outcome` of each part, as it is done; a part lost with its worker gives nothing.
 
         Raises EngineError if this cannot go on.
         """
@@ -221,6 +221,9 @@ class _Run:
         return [number for number in range(self._parts) if number not in done]
 
     def _count(self, part: dict[str, Any]) -> None:
+        if "lost" in part:
+            show(f"dcls-tag: {part['lost']}", self._stderr)
+            return
         summary = self.summary
         summary.tagged += part["tagged"]
         summary.failed += part["failed"]

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,13 @@ class Worker:
             raise ValueError(f"{job.folder / TAGGER}: is not this run's tagger")
         self.tagger = Tagger(job.folder / TAGGER, job.device, job.threads)
         self.decoders = DecoderPool(job.threads)
+
+    def outcome(self, number: int) -> dict[str, Any]:
+        """What became of a part, in plain types: the fields of `Done`, or "lost" and why it could not be written."""
+        try:
+            return asdict(self.part(number))
+        except Exception as error:  # a full disk, a folder that is gone: the next round tries it again
+            return {"lost": f"{self.job.folder}: part {number} is lost ({type(error).__name__}: {first_line(error)})"}
 
     def part(self, number: int) -> Done:
         """Tag the part with this number of the plan, and write it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ class Serial:
         for number in parts:
             self.at_part(worker, number)
             self.parts.append(number)
-            yield asdict(worker.part(number))
+            yield worker.outcome(number)
 
 
 def table(folder: Path) -> pa.Table:

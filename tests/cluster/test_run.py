@@ -211,6 +211,18 @@ def test_a_part_that_is_lost_is_tried_again_but_not_for_ever(tiny: Tagger, tmp_p
     assert tag(tiny, tmp_path / "out", sounds).tagged == 2
 
 
+def test_what_cannot_be_written_is_told(
+    tiny: Tagger, tmp_path: Path, sounds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def in_the_way(worker: Worker, number: int) -> None:
+        if number == 1:
+            worker.folder.table("tags", f"part-{worker.job.token}-{number:07d}").mkdir(parents=True, exist_ok=True)
+
+    summary = tag(tiny, tmp_path / "out", sounds, engine=Serial(in_the_way))
+    assert (summary.lost, summary.exit_status) == (1, 1)
+    assert f"dcls-tag: {tmp_path / 'out'}: part 1 is lost (IsADirectoryError: " in capsys.readouterr().err
+
+
 def test_other_settings_are_refused(tiny: Tagger, tmp_path: Path, sounds: Path) -> None:
     out = tmp_path / "out"
     tag(tiny, out, sounds / "0.wav")
