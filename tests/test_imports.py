@@ -207,7 +207,9 @@ def test_tagging_never_imports_torch(tmp_path: Path) -> None:
     assert (tmp_path / "tags" / "b.mp3.png").is_file()
     assert (tmp_path / "tags" / "tags.parquet").is_file()
     assert {"onnxruntime", "soundfile", "av"} <= loaded
-    assert loaded & (TORCH | {"librosa", "sklearn", "onnx", "h5py", "hydra"}) == set()
+    assert (
+        loaded & (TORCH | {"librosa", "sklearn", "onnx", "h5py", "hydra", "ray", "fsspec", "huggingface_hub"}) == set()
+    )
 
 
 def write_tagger(path: Path) -> None:

@@ -18,6 +18,7 @@ from audioset_dcls.tagging.contract import EMBEDDING
 from audioset_dcls.tagging.outputs import Outputs, UsageError
 from audioset_dcls.tagging.results import Options
 from audioset_dcls.tagging.tagger import Tagger
+from audioset_dcls.tagging.windows import window_warning
 from audioset_dcls.tagging.writers.formats import clock
 from preprocessing.files import atomic_write, sha256_of
 from preprocessing.terminal import show
@@ -115,6 +116,8 @@ def run(
                 threads=engine.threads,
             )
             work = _Run(folder, job, engine, quiet, stderr or sys.stderr)
+            if warning := window_warning(settings["window"], tagger.clip_seconds):
+                work.say(warning)
             work.plan(inputs, part_size)
             work.tag()
         work.finish(settings)
@@ -163,7 +166,7 @@ class _Run:
         for problem in problems:
             show(f"dcls-tag: {problem}", self._stderr)
         if self.summary.resumed:
-            self._say(f"{self._folder.path}: continuing: {self.summary.resumed} are done, {planned} inputs remain")
+            self.say(f"{self._folder.path}: continuing: {self.summary.resumed} are done, {planned} inputs remain")
 
     def tag(self) -> None:
         """In rounds: a node that dies may take parts along, or all that Ray was about to do."""
@@ -172,7 +175,7 @@ class _Run:
             if not remaining:
                 return
             if attempt:
-                self._say(f"{len(remaining)} parts were lost with their workers; trying them again")
+                self.say(f"{len(remaining)} parts were lost with their workers; trying them again")
             before = len(remaining)
             try:
                 with self._engine.run(self._job, remaining) as done:
@@ -182,7 +185,7 @@ class _Run:
                 remaining = self._remaining()
                 if len(remaining) == before:  # not one part: this is no accident
                     raise
-                self._say(str(error))
+                self.say(str(error))
             remaining = self._remaining()
         self.summary.lost = len(remaining)
 
@@ -205,7 +208,7 @@ class _Run:
             }
         )
         table = EVENTS if self._job.view.timeline else TAGS
-        self._say(
+        self.say(
             f"{self._folder.path}: tagged {summary.tagged} recordings, {clock(summary.seconds)} of sound, into {table}/"
             + f"; {summary.failed} failed, see failures/" * bool(summary.failed)
         )
@@ -232,6 +235,6 @@ class _Run:
         for message in part["messages"]:
             show(f"dcls-tag: {message}", self._stderr)
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         if not self._quiet:
             show(f"dcls-tag: {line}", self._stderr)

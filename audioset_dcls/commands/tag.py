@@ -115,7 +115,8 @@ def tag(arguments: argparse.Namespace) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     _keep_stdout_for_results()
     try:
-        status = _tag(arguments) if arguments.ray is None else _tag_on_cluster(arguments)
+        on_cluster = arguments.ray is not None and not arguments.list_labels
+        status = _tag_on_cluster(arguments) if on_cluster else _tag(arguments)
     except BrokenPipeError:  # `dcls-tag ... | head`
         _abandon_stdout()
         raise SystemExit(1) from None
