@@ -170,6 +170,7 @@ def test_a_revision_pins_what_is_used(hub: Hub, exported: Path, model: AudioTagg
 def test_only_two_files_are_asked_for(hub: Hub, exported: Path) -> None:
     hub.put(
         "them/birds",
+        tagger__onnx=exported.read_bytes(),
         model__safetensors=exported.with_name("model.safetensors").read_bytes(),
         pytorch_model__bin=b"\x80\x04cos\nsystem\n.",
         modeling__py=b"raise SystemExit('run')",
