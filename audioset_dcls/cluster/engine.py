@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,11 +44,14 @@ class RayEngine:
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None, device: str = "cpu") -> None:
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
             ray.init(address, **quiet)
         except Exception as error:  # ConnectionError, ValueError, RuntimeError, by version
             raise EngineError(f"{address or 'Ray'}: no cluster can be reached there ({first_line(error)})") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, which aborts
         has = ray.cluster_resources()
         cores, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
         if device == "cuda" and not gpus:

@@ -95,6 +95,19 @@ def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path, sounds: Path, expe
     assert before < after  # what was done stays, and there was more to do
 
 
+def test_an_interrupted_run_says_so_and_goes_on(tmp_path: Path, sounds: Path, expected: bytes) -> None:
+    """SIGTERM, as batch systems send it; Ray has a handler of its own."""
+    out = tmp_path / "out"
+    first = start(out, sounds, "--ray", "local", "--jobs", "2")
+    wait_until(lambda: done(out) >= 2, first)
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate(timeout=200)
+    assert first.returncode == 128 + signal.SIGTERM
+    assert errors.splitlines()[-1] == "dcls-tag: interrupted; the same command continues there"
+    finish(start(out, sounds, "--ray", "local", "--jobs", "2"))
+    check(out, expected)
+
+
 def test_a_file_that_aborts_its_decoder_costs_itself(tmp_path: Path, sounds: Path) -> None:
     out = tmp_path / "out"
     path = os.pathsep.join([str(poison(tmp_path, "003.wav")), environment()["PYTHONPATH"], *sys.path])
