@@ -33,5 +33,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    rooms = ("dcls", "evaluation", "export", "inference", "models", "store", "tagging", "training")
+    rooms = ("cluster", "dcls", "evaluation", "export", "inference", "models", "store", "tagging", "training")
     return sorted({*globals(), *__all__, *rooms})

@@ -29,10 +29,11 @@ METHOD = {"audioset_dcls.dcls"}
 EVALUATION = {"audioset_dcls.evaluation", *PREPROCESSING}
 MODELS = {"audioset_dcls.models", "audioset_dcls.folders", *METHOD, *PREPROCESSING}
 # Single modules of tagging that others on its floor use: they open ONNX Runtime and cut windows, for all.
-SHARED = {"audioset_dcls.tagging.session", "audioset_dcls.tagging.windows"}
+SHARED = {"audioset_dcls.tagging.contract", "audioset_dcls.tagging.session", "audioset_dcls.tagging.windows"}
 EXPORT = {"audioset_dcls.export", "audioset_dcls", *SHARED, *EVALUATION, *MODELS}
 TAGGING = {"audioset_dcls.tagging", *EXPORT}
 STORE = {"audioset_dcls.store", "audioset_dcls.tagging", *SHARED, *EVALUATION}
+CLUSTER = {"audioset_dcls.cluster", "audioset_dcls", "audioset_dcls.tagging", *SHARED, *PREPROCESSING}
 TRAINING = {"audioset_dcls.training", *SHARED, *EVALUATION, *MODELS}
 INFERENCE = {"audioset_dcls.inference", *SHARED, *EVALUATION, *MODELS}
 ROOMS = {
@@ -43,9 +44,10 @@ ROOMS = {
     "audioset_dcls.export": EXPORT,
     "audioset_dcls.tagging": TAGGING,
     "audioset_dcls.store": STORE,
+    "audioset_dcls.cluster": CLUSTER,
     "audioset_dcls.training": TRAINING,
     "audioset_dcls.inference": INFERENCE,
-    "audioset_dcls.commands": {"audioset_dcls.commands", *TAGGING, *STORE, *TRAINING, *INFERENCE},
+    "audioset_dcls.commands": {"audioset_dcls.commands", *TAGGING, *STORE, *CLUSTER, *TRAINING, *INFERENCE},
 }
 TORCH = {"torch", "torchaudio", "timm", "lightning", "torchvision", "onnxscript"}  # torch and what imports it
 
@@ -56,6 +58,7 @@ HOSTS = {
     "doi.org",
     "git-lfs.github.com",  # the first line of every Git LFS pointer
     "github.com",  # reference implementations; the repositories of open sounds
+    "ray.io",  # the API group of KubeRay's resources
     "freesound.org",  # licences of open sounds quote where sounds came from
     "creativecommons.org",  # licences
     "research.google.com",  # AudioSet
@@ -202,7 +205,9 @@ def test_tagging_never_imports_torch(tmp_path: Path) -> None:
     assert (tmp_path / "tags" / "b.mp3.png").is_file()
     assert (tmp_path / "tags" / "tags.parquet").is_file()
     assert {"onnxruntime", "soundfile", "av"} <= loaded
-    assert loaded & (TORCH | {"librosa", "sklearn", "onnx", "h5py", "hydra"}) == set()
+    assert (
+        loaded & (TORCH | {"librosa", "sklearn", "onnx", "h5py", "hydra", "ray", "fsspec", "huggingface_hub"}) == set()
+    )
 
 
 def write_tagger(path: Path) -> None:

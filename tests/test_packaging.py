@@ -182,7 +182,7 @@ def test_dependencies_are_what_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     base = {canonical(line) for line in project["project"]["dependencies"]}
-    extra_lines = (line for name in ("train", "live", "store", "teach") for line in extras[name])
+    extra_lines = (line for name in ("train", "cluster", "hub", "live", "store", "teach") for line in extras[name])
     declared = base | {canonical(line) for line in extra_lines}
     distributions = packages_distributions()
     imported = set()
@@ -207,14 +207,14 @@ def test_one_version() -> None:
 
 
 def canonical(requirement: str) -> str:
-    """hydra-core>=1.3 -> hydra-core."""
-    return requirement.split(">=")[0].split("==")[0].strip().lower().replace("_", "-")
+    """hydra-core>=1.3 -> hydra-core, ray[data]>=2.60 -> ray."""
+    return re.split(r"[\[>=<]", requirement)[0].strip().lower().replace("_", "-")
 
 
 def test_without_the_extra_each_command_says_what_to_install(installed: Path, tmp_path: Path) -> None:
     """Tagging works; the others end with one line."""
     hidden = tmp_path / "hidden"
-    for name in ("torch", "h5py", "hydra", "lightning", "usearch", "sklearn"):
+    for name in ("torch", "h5py", "hydra", "lightning", "usearch", "sklearn", "ray", "huggingface_hub"):
         (hidden / name).mkdir(parents=True)
         (hidden / name / "__init__.py").write_text(f"raise ModuleNotFoundError('none', name={name!r})")
     run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -235,6 +235,16 @@ def test_without_the_extra_each_command_says_what_to_install(installed: Path, tm
         done = run([str(installed / name), "x", "-o", "x.onnx"], env=environment)
         assert done.returncode == 1
         assert done.stderr == f"{name}: {missing} is not installed; pip install 'audioset-dcls[{extra}]'\n"
+    done = run([str(installed / "dcls-tag"), "x.wav", "--ray", "-o", "out"], env=environment)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "dcls-tag: ray is not installed; pip install 'audioset-dcls[cluster]'\n",
+    )
+    done = run([str(installed / "dcls-tag"), "x.wav", "--model", "hf:me/birds"], env=environment)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "dcls-tag: hf:me/birds: needs huggingface_hub; pip install 'audioset-dcls[hub]'\n",
+    )
 
 
 def test_a_foreign_preprocessing_is_named(installed: Path, tmp_path: Path) -> None:

@@ -80,6 +80,11 @@ def main() -> None:
         metavar="FILE.yaml",
         help="names and values to store in the file: licence, data, scores, ...",
     )
+    parser.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="upload it to the Hugging Face Hub: TARGET, beside an .onnx file the checkpoint, and a model card",
+    )
     arguments = parser.parse_args()
     if arguments.thresholds is not None and not arguments.calibrate:
         parser.error("--thresholds are found on clips: give some with --calibrate")
@@ -96,8 +101,9 @@ def export(
     calibration_model: str | None = None,
     metadata: Path | None = None,
     thresholds: Path | None = None,
+    push: str | None = None,
 ) -> None:
-    """`dcls-export`; leaves by SystemExit with 1 if the checkpoint or a clip cannot be read."""
+    """`dcls-export`; leaves by SystemExit with 1 if the checkpoint or a clip cannot be read, or the Hub refuses it."""
     with extra("dcls-export", "train"):
         from audioset_dcls.export import onnx
         from audioset_dcls.models.checkpoint import load_checkpoint, save_checkpoint
@@ -120,6 +126,7 @@ def export(
         if target.suffix == ".safetensors":
             save_checkpoint(target, model, float16=precision == "float16")
             show(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {precision}")
+            upload(model, target, push)
             return
         written = onnx.export(model, target, precision, [clip.path for clip in found.recordings])
     except (OSError, ValueError) as error:  # CheckpointError and AudioError are ValueErrors
@@ -131,6 +138,20 @@ def export(
             f"difference to float32 over {loss.windows} windows: mean {loss.mean:.2g}, largest {loss.largest:.2g}; "
             f"same best tag in {loss.same_best:.1%}"
         )
+    upload(model, target, push)
+
+
+def upload(model: AudioTagger, target: Path, repository: str | None) -> None:
+    """With `--push`: the repository's files on the Hub, and their address. Leaves by SystemExit with 1."""
+    if repository is None:
+        return
+    from audioset_dcls.export.push import push
+
+    try:
+        address = push(model, target, repository)
+    except OSError as error:
+        stop("dcls-export", 1, f"{error}; {target} is written")
+    show(f"{repository}: {address}")
 
 
 def calibrated(

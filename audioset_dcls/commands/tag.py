@@ -6,13 +6,14 @@ import argparse
 import os
 import signal
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from audioset_dcls.commands.parser import USAGE, add_selection, create_parser, stop
+from audioset_dcls.commands.parser import USAGE, add_selection, create_parser, extra, stop
 from preprocessing.terminal import show
 
 if TYPE_CHECKING:
@@ -82,6 +83,14 @@ def main() -> None:
     work.add_argument("--jobs", type=int, metavar="N", help="threads (default: one a core)")
     work.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: cpu)")
     work.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="with -o: on a Ray cluster with --jobs workers, also lists, tar shards, Parquet and URIs (default: the "
+        "one that runs here, or one of this machine)",
+    )
+    work.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -106,7 +115,8 @@ def tag(arguments: argparse.Namespace) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     _keep_stdout_for_results()
     try:
-        status = _tag(arguments)
+        on_cluster = arguments.ray is not None and not arguments.list_labels
+        status = _tag_on_cluster(arguments) if on_cluster else _tag(arguments)
     except BrokenPipeError:  # `dcls-tag ... | head`
         _abandon_stdout()
         raise SystemExit(1) from None
@@ -160,6 +170,30 @@ def _tag(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         if arguments.model is None and not quiet and sys.stderr.isatty():
             mention_better_ones()
+    return summary.exit_status
+
+
+def _tag_on_cluster(arguments: argparse.Namespace) -> int:
+    """The exit status of `--ray`; raises and leaves as `_tag` does."""
+    from audioset_dcls.cluster.run import EngineError, run
+    from audioset_dcls.tagging.job import EACH
+    from audioset_dcls.tagging.tagger import Tagger
+
+    if arguments.channel == EACH:
+        stop(COMMAND, USAGE, "--ray hears one channel of each file, or their mix: leave out --channel each")
+    with extra(COMMAND, "cluster"):
+        from audioset_dcls.cluster.engine import RayEngine
+    try:
+        outputs, options = _asked_for(arguments)
+        tagger = Tagger(arguments.model, jobs=1)
+        options = with_files(COMMAND, options, arguments, tagger)
+        start = partial(RayEngine, arguments.ray or None, arguments.jobs, arguments.device)
+        with open(os.devnull, "w") as null, redirect_stdout(null):  # noqa: PTH123 - Ray tells there of nodes that die
+            summary = run(arguments.inputs, tagger, options, outputs, start, arguments.resume, arguments.quiet)
+    except ValueError as error:  # UsageError, InputError, FolderError, ModelError
+        stop(COMMAND, USAGE, str(error))
+    except EngineError as error:
+        stop(COMMAND, 1, f"{error}; what was done is kept, the same command continues")
     return summary.exit_status
 
 

@@ -23,6 +23,7 @@ from audioset_dcls.dcls import Folded, fold
 from audioset_dcls.export.log_mel import MatmulLogMel
 from audioset_dcls.export.quantize import Loss, cut_recordings, measure_loss, store_as_float16, store_as_int8
 from audioset_dcls.models.trunks import AudioTagger, reparameterize
+from audioset_dcls.tagging.contract import write_labels
 from audioset_dcls.tagging.session import FORMAT
 from preprocessing.constants import HOP, N_FFT, SAMPLE_RATE
 from preprocessing.labels import labels as audioset_labels
@@ -90,6 +91,8 @@ def export(
             quarter, computes matrix products in 8 bits and convolutions in float32.
         recordings: audio files to measure the loss on.
 
+    Labels and sample rate stand beside it, too, in `<name>.labels.json`, for programs that cannot read the metadata.
+
     The model is left as it is. The file appears whole or not at all. Raises ValueError for an unknown precision and
     for a model whose classes have no names.
     """
@@ -109,6 +112,7 @@ def export(
             loss = measure_loss(plain, chosen, windows)
         _write_metadata(model, chosen, {"precision": precision} | ({"precision_loss": vars(loss)} if loss else {}))
         chosen.replace(path)
+    write_labels(path, _labels(model), SAMPLE_RATE, model.metadata)
     return Exported(path, path.stat().st_size / 1e6, precision, loss, layers)
 
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from audioset_dcls.models.download import DownloadError
     from audioset_dcls.models.formats import CheckpointError
     from audioset_dcls.models.hub import available_checkpoints
+    from audioset_dcls.models.hugging_face import HubError
     from audioset_dcls.models.trunks import AudioTagger, create_model, reparameterize
 
 __all__ = [
     "AudioTagger",
     "CheckpointError",
     "DownloadError",
+    "HubError",
     "available_checkpoints",
     "checkpoint_header",
     "create_model",
@@ -35,6 +37,7 @@ __getattr__, __dir__ = exports(
         "audioset_dcls.models.download": ("DownloadError",),
         "audioset_dcls.models.formats": ("CheckpointError",),
         "audioset_dcls.models.hub": ("available_checkpoints",),
+        "audioset_dcls.models.hugging_face": ("HubError",),
         "audioset_dcls.models.trunks": ("AudioTagger", "create_model", "reparameterize"),
     },
 )

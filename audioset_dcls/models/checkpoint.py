@@ -110,9 +110,11 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
     Args:
         source: a path to a checkpoint of this project (Lightning's .ckpt included; averaged weights are preferred) or
             to one of the files that DCLS-Audio or EfficientAT published; "embedded", the tagger in the box; a name of
-            `available_checkpoints()`; or an http(s) address of any of these, downloaded once into the cache.
+            `available_checkpoints()`; an http(s) address of any of these, downloaded once into the cache; or
+            "hf:owner/name" or "hf:owner/name@revision" on the Hugging Face Hub.
 
-    Raises FileNotFoundError, DownloadError (both OSError), and CheckpointError for a file that is no such checkpoint.
+    Raises FileNotFoundError, DownloadError, HubError (all OSError), and CheckpointError for a file that is no such
+    checkpoint.
     """
     path = locate(source)
     content = read_weights(path)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from audioset_dcls.folders import cache_folder, data_folder
 from audioset_dcls.models.formats import CheckpointError, check_format
+from audioset_dcls.models.hugging_face import WEIGHTS_FILE, fetch, is_on_hub
 from preprocessing.files import atomic_write, lock, sha256_of
 
 EMBEDDED = "embedded"  # the tagger in the box, to fine-tune
@@ -64,7 +65,12 @@ def published_checkpoint(name: str) -> PublishedCheckpoint:
 
 
 def locate(source: str | Path) -> Path:
-    """The file behind "embedded", a path, a published name or a URL; the last two are downloaded into the cache."""
+    """The file behind "embedded", a path, a published name, a URL or "hf:owner/name".
+
+    The last three are downloaded: into the cache, or into the Hub's own one.
+    """
+    if is_on_hub(source):
+        return fetch(str(source), [WEIGHTS_FILE])
     path, entry = _resolve(source)
     if entry is not None:
         return _cached(entry.url, path, entry.sha256, entry.size)
@@ -79,7 +85,7 @@ def locate(source: str | Path) -> Path:
 
 
 def expected_path(source: str | Path) -> Path:
-    """The file that `locate` gives; it may not be there, and is neither downloaded nor checked."""
+    """The file that `locate` gives; it may not be there, and is neither downloaded nor checked. Not for the Hub."""
     return _resolve(source)[0]
 
 

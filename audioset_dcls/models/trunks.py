@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import json
 import pickle
 import re
 import reprlib
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelHubMixin
 from timm.models.convnext import ConvNeXt
 from timm.models.fastvit import ConvMlp, FastVit, MobileOneBlock, ReparamLargeKernelConv, RepConditionalPosEnc, RepMixer
 from timm.models.metaformer import LayerNorm2dNoBias, MetaFormer, MlpHead, SepConv
@@ -21,11 +24,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from audioset_dcls.dcls import Replacement, dcls_layers, replace_depthwise
 from audioset_dcls.dcls.kernel import Interpolation
+from audioset_dcls.models.card import model_card
 from audioset_dcls.models.dynamic_mobilenet import DYNAMIC_MOBILE_NETS
 from audioset_dcls.models.efficientat import MOBILE_NETS
 from audioset_dcls.models.family import Family, load_published
+from audioset_dcls.models.hugging_face import PREFIX, WEIGHTS_FILE
 from preprocessing import checks
 from preprocessing.constants import LogMelSettings
+from preprocessing.files import atomic_write
 from preprocessing.labels import labels
 
 NUM_CLASSES = 527  # AudioSet
@@ -89,7 +95,7 @@ _TIMM_OPTIONS = {
 }
 
 
-class AudioTagger(nn.Module):
+class AudioTagger(nn.Module, ModelHubMixin):
     """A trunk on normalised log-mel spectrograms: (B, 1, 128, frames) -> (B, num_classes) logits.
 
     Any number of frames works. Clips shorter than the trunk's overall stride are continued with silence, as training
@@ -98,6 +104,9 @@ class AudioTagger(nn.Module):
     Attributes: `trunk`, timm's model or one like it; `config`, the arguments of `create_model` that rebuild this one;
     `log_mel_settings`, for `LogMel`; `num_features`, the width of `embed`; `labels`, the display names of the classes
     (None if there are not 527 and nobody named them); `metadata`, what its checkpoint carried.
+
+    `push_to_hub("owner/name")` and `save_pretrained(folder)` write `model.safetensors`, a checkpoint, `config.json` and
+    a model card; `dcls-export --push` adds the ONNX file.
     """
 
     def __init__(self, trunk: Any, config: dict[str, Any]) -> None:
@@ -151,6 +160,40 @@ class AudioTagger(nn.Module):
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(log_mel))
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None, **_: Any
+    ) -> AudioTagger:
+        """A tagger from a folder of `save_pretrained`, or from "owner/name" on the Hub: what `load_checkpoint` gives.
+
+        Args:
+            revision: a branch, a tag or, to pin what is used, a commit.
+
+        The weights' file says all that is needed: config.json, which a stranger may have written, is not read.
+        """
+        from audioset_dcls.models import load_checkpoint  # it builds taggers with what is here
+
+        if (folder := Path(pretrained_model_name_or_path)).is_dir():
+            return load_checkpoint(folder / WEIGHTS_FILE)
+        at = f"@{revision}" if revision else ""
+        return load_checkpoint(f"{PREFIX}{pretrained_model_name_or_path}{at}")
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """What the Hub's mixin asks for: weights, and a config.json for people and the Hub's own pages."""
+        from audioset_dcls.models import checkpoint_header, save_checkpoint
+
+        save_checkpoint(save_directory / WEIGHTS_FILE, self)
+        with atomic_write(save_directory / "config.json") as unfinished:
+            unfinished.write_text(json.dumps(checkpoint_header(self), indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload weights, config.json and a model card; the commit's address. options: of huggingface_hub's mixin."""
+        return str(super().push_to_hub(repo_id, **{"model_card_kwargs": {"repository": repo_id}, **options}))
+
+    def generate_model_card(self, *_: Any, repository: str = "OWNER/NAME", **__: Any) -> ModelCard:
+        """The card that `push_to_hub` writes, with `repository` in its examples."""
+        return model_card(self.config, self.metadata, repository)
 
     def reset_classifier(self, num_classes: int, labels: tuple[str, ...] | None = None) -> None:
         """A new, untrained classifier for `num_classes` classes, to train the same features on other labels."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from audioset_dcls.tagging.contract import write_labels
 from audioset_dcls.tagging.session import ModelError
 from preprocessing.files import atomic_write
 from preprocessing.terminal import first_line
@@ -68,6 +69,8 @@ def write_tagger(
     helper.set_model_props(model, {**kept, "labels": json.dumps(classes), "taught": json.dumps(taught)})
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(model.SerializeToString())
+    facts = {key: json.loads(kept[key]) for key in ("clip_seconds", "hop_seconds", "masked") if key in kept}
+    write_labels(path, classes, int(json.loads(kept["sample_rate"])), facts)
 
 
 def _rename_scores(graph: Any) -> None:

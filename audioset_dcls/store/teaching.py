@@ -16,6 +16,7 @@ from audioset_dcls.store.fit import Lesson, confusion_names, learn
 from audioset_dcls.store.graph import write_tagger
 from audioset_dcls.store.samples import collect
 from audioset_dcls.store.search import shown_path
+from audioset_dcls.tagging.contract import EMBEDDING
 from audioset_dcls.tagging.results import Decode
 from audioset_dcls.tagging.selection import write_thresholds
 from audioset_dcls.tagging.tagger import Tagger
@@ -75,6 +76,7 @@ def teach(
         raise ValueError(f"{path}: a tagger's name must end in .onnx")
     if not 0 < precision < 1:
         raise ValueError(f"precision must be above 0 and below 1, not {precision:g}")
+    tagger.model.require(EMBEDDING)
     found = [] if examples is None else read_examples(Path(examples))
     failures: list[str] = []
     window, hop = tagger.window, tagger.hop

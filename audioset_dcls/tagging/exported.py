@@ -15,7 +15,9 @@ from typing import Any
 
 from audioset_dcls import __version__
 from audioset_dcls.folders import cache_folder
-from audioset_dcls.models.hub import expected_path
+from audioset_dcls.models.hub import expected_path, locate
+from audioset_dcls.models.hugging_face import is_on_hub
+from audioset_dcls.tagging.contract import labels_file
 from audioset_dcls.tagging.session import FORMAT, ModelError
 from preprocessing import checks
 from preprocessing.files import atomic_write
@@ -26,8 +28,10 @@ _NAME = re.compile(r"[0-9a-f]{16}\.onnx")
 def exported(source: str | Path) -> Path:
     """The .onnx file of what `load_checkpoint` takes. Raises ModelError."""
     try:
+        if is_on_hub(source):
+            source = locate(source)
         checkpoint = expected_path(source)
-    except OSError as error:  # an installation without the list of published names
+    except OSError as error:  # HubError, or an installation without the list of published names
         raise ModelError(str(error)) from error
     known = _noted(checkpoint)
     if known is not None:
@@ -35,7 +39,6 @@ def exported(source: str | Path) -> Path:
     try:
         from audioset_dcls.export.onnx import export, fingerprint
         from audioset_dcls.models.checkpoint import load_checkpoint
-        from audioset_dcls.models.hub import locate
     except ImportError as error:
         raise ModelError(
             f"{source}: only .onnx files work without {error.name}; pip install 'audioset-dcls[train]' for others"
@@ -58,6 +61,7 @@ def forget(checkpoint: Path) -> None:
     known = _noted(checkpoint)
     if known is not None:
         known.unlink(missing_ok=True)
+        labels_file(known).unlink(missing_ok=True)
     _note(checkpoint).unlink(missing_ok=True)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from audioset_dcls import __version__
 from audioset_dcls.tagging.clips import BLOCK, ClipPicker, clip_rate, clip_stems, write_clips
+from audioset_dcls.tagging.contract import EMBEDDING, LOG_MEL
 from audioset_dcls.tagging.journal import FolderRemovedError, Journal, file_state
 from audioset_dcls.tagging.outputs import Outputs, UsageError
 from audioset_dcls.tagging.recordings import STDIN, Found, Recording, flat_names
@@ -81,11 +82,12 @@ def run(
         each_channel: tag every channel of a file as a recording of its own, called `file#1`, `file#2`, ...
         decoders: decode there, so that a decoder which crashes costs one recording; by default in this process.
 
-    Raises UsageError, JournalError, and OSError if the output cannot be written at all.
+    Raises UsageError, JournalError, ModelError, and OSError if the output cannot be written at all.
     """
     stdout, stderr = stdout or sys.stdout, stderr or sys.stderr
     if outputs.folder is None and FORMATS[outputs.formats[0]].of == "recording" and len(found.recordings) > 1:
         raise UsageError(f"{outputs.formats[0]} is one file a recording: add -o DIR")
+    tagger.model.require(*[EMBEDDING] * outputs.embeddings, *[LOG_MEL] * outputs.plot)
     summary = Summary(failures=list(found.problems))
     for problem in found.problems:
         show(f"dcls-tag: {problem}", stderr)

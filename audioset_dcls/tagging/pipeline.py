@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from audioset_dcls.tagging.contract import EMBEDDING, SCORES
 from audioset_dcls.tagging.events import EventTracker
 from audioset_dcls.tagging.results import Decode, Failure, OneChannel, Result, Settings, Source
 from audioset_dcls.tagging.session import OnnxModel
@@ -105,6 +106,8 @@ class Pipeline:
     def __init__(
         self, model: OnnxModel, sources: Iterable[Source], options: Settings, jobs: int, decode: Decode
     ) -> None:
+        if EMBEDDING not in model.outputs:  # taggers of others may have none
+            options = replace(options, embeddings=False)
         self._model, self._options, self._jobs, self._decode_file = model, options, jobs, decode
         self._sources = enumerate(sources)
         self._names: dict[int, str] = {}
@@ -115,7 +118,7 @@ class Pipeline:
         self._scored: _Channel[_Window | _End | BaseException] = _Channel(64)
         self._ahead = threading.Semaphore(LOOKAHEAD + jobs)
         self._stopped = False
-        self._outputs = ["scores", "embedding"] if options.embeddings else ["scores"]
+        self._outputs = [SCORES, EMBEDDING] if options.embeddings else [SCORES]
         self._labels = options.labels or model.labels
         index = {label: i for i, label in enumerate(model.labels)}
         if unknown := [label for label in (*self._labels, *(options.thresholds or ())) if label not in index]:
@@ -269,7 +272,7 @@ class _Pool:
         self._early[item.number] = item
         while window := self._early.pop(len(self._starts), None):
             start = window.start / self._rate
-            scores = window.outputs["scores"][self._columns]
+            scores = window.outputs[SCORES][self._columns]
             self._tracker.add(start, start + self._options.window, scores)
             self._starts.append(start)
             np.maximum(self._best, scores, out=self._best)
@@ -277,7 +280,7 @@ class _Pool:
             if self._options.timeline:
                 self._timeline.append(scores)
             if self._options.embeddings:
-                self._embeddings.append(window.outputs["embedding"].copy())  # not the whole batch
+                self._embeddings.append(window.outputs[EMBEDDING].copy())  # not the whole batch
 
     def outcome(self, name: str) -> Result | Failure:
         assert self._end is not None

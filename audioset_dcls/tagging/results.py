@@ -36,7 +36,8 @@ class Options:
         thresholds: display name -> the threshold of that class, instead of `threshold`.
         labels: display names; the results hold these classes only.
         channel: which one of a file to hear: "mix", "left", "right", or its number from 1.
-        timeline, embeddings: keep them for every window (2 kB and about 1.3 kB a window).
+        timeline, embeddings: keep them for every window (2 kB and about 1.3 kB a window); a tagger without the output
+            "embedding" gives none.
     """
 
     window: float | None = None

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from audioset_dcls.tagging import contract
 from preprocessing import checks
 from preprocessing.constants import LogMelSettings
-from preprocessing.terminal import first_line
+from preprocessing.terminal import first_line, printable
 
 FORMAT = "1"  # of an exported tagger's metadata and outputs; also in the names of cached exports
 _FATAL_ONLY = 4  # ONNX Runtime's log severity: what it prints of an error, it raises too
 SAMPLE_RATES = (1_000, 384_000)  # Hz that a file may ask for
 SECONDS = (0.1, 3600.0)  # that its window and hop may last
+_LONGEST_LIST = 500  # characters of what a file lacks
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -68,10 +70,11 @@ class ModelError(ValueError):
 
 
 class OnnxModel:
-    """A tagger written by `dcls-export`.
+    """A tagger written by `dcls-export`, or by others to the same contract (`contract.py`).
 
     Attributes: `path`; `labels`, display names in the order of the scores; `sample_rate`, Hz; `metadata`, whatever else
-    the file says of itself (model, license, scores, ...); `log_mel_settings`, of its output "log_mel".
+    the file says of itself (model, license, scores, ...); `outputs`, their names: "scores", and "embedding" and
+    "log_mel" if it has them; `log_mel_settings`, of its output "log_mel".
 
     `run` may be called from several threads at once. On the CPU each call uses one core: two calls side by side use two
     cores better than one call split in two, which waits at every layer.
@@ -90,8 +93,14 @@ class OnnxModel:
             self._session = open_session(self.path, [PROVIDERS[device]], memory_pattern=False)
         except ValueError as error:
             raise ModelError(f"{self.path}: {_why_unreadable(self.path, error)}") from error
+        self.outputs = frozenset(output.name for output in self._session.get_outputs())
+        properties = self._session.get_modelmeta().custom_metadata_map
+        inputs = [(given.name, given.type, given.shape) for given in self._session.get_inputs()]
+        if lacks := contract.missing(inputs, self.outputs, properties):
+            told = printable("; ".join(lacks))[:_LONGEST_LIST]
+            raise ModelError(f"{self.path}: not a tagger: it lacks {told}; docs/api.md has the contract")
         try:
-            self.labels, self.sample_rate, self.metadata = _facts(self._session)
+            self.labels, self.sample_rate, self.metadata = _facts(self._session, properties)
             self.log_mel_settings = _log_mel_settings(self.metadata)
         except ValueError as error:
             raise ModelError(f"{self.path}: {error}; export the checkpoint again with dcls-export") from None
@@ -100,8 +109,9 @@ class OnnxModel:
         """waveforms (B, samples) float32 -> the named outputs, each with B rows.
 
         "scores" (B, C) independent sigmoid probabilities; "embedding" (B, D); "log_mel" (B, 1, 128, frames) normalised.
-        Raises ModelError if the file is no such model after all.
+        Raises ModelError if the file is no such model after all, or lacks one of these outputs.
         """
+        self.require(*outputs)
         try:
             values = self._session.run(list(outputs), {"waveform": np.ascontiguousarray(waveforms, np.float32)})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
@@ -111,16 +121,15 @@ class OnnxModel:
             raise ModelError(f"{self.path}: scores of shape {shapes['scores']} for {len(self.labels)} labels")
         return values
 
+    def require(self, *outputs: str) -> None:
+        """Raises ModelError if the file lacks one of these outputs."""
+        if absent := [name for name in outputs if name not in self.outputs]:
+            raise ModelError(f'{self.path}: has no output "{absent[0]}", which this needs; use a tagger that has it')
 
-def _facts(session: Any) -> tuple[tuple[str, ...], int, dict[str, Any]]:
+
+def _facts(session: Any, properties: Mapping[str, str]) -> tuple[tuple[str, ...], int, dict[str, Any]]:
     """Labels, sample rate in Hz, and the rest of what a tagger's file says of itself. Raises ValueError."""
-    properties = session.get_modelmeta().custom_metadata_map
-    inputs = [(given.name, given.type, len(given.shape)) for given in session.get_inputs()]
     outputs = {output.name: output for output in session.get_outputs()}
-    if inputs != [("waveform", "tensor(float)", 2)] or not {"scores", "embedding"} <= outputs.keys():
-        raise ValueError("not a tagger written by dcls-export")
-    if not {"labels", "sample_rate"} <= properties.keys():
-        raise ValueError("not a tagger written by dcls-export: it lacks labels or sample rate")
     labels = checks.labels(checks.parse_json(properties["labels"], "labels"))
     classes = (outputs["scores"].shape or [None])[-1]
     if isinstance(classes, int) and classes != len(labels):

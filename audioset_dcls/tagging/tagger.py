@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audioset_dcls.folders import data_folder
+from audioset_dcls.models.hugging_face import ONNX_FILE, WEIGHTS_FILE, HubError, fetch, is_on_hub
 from audioset_dcls.tagging.events import Event
 from audioset_dcls.tagging.exported import exported
 from audioset_dcls.tagging.pipeline import Pipeline
@@ -26,8 +27,10 @@ class Tagger:
     """Tags recordings with an exported model; torch is not imported.
 
     Args:
-        model: None for the embedded tagger; the path of an .onnx file that `dcls-export` wrote; or what
-            `load_checkpoint` takes, a path or a published name, which needs torch once to export it into the cache.
+        model: None for the embedded tagger; the path of an .onnx file that `dcls-export` wrote; "hf:owner/name" or
+            "hf:owner/name@revision" on the Hugging Face Hub (an ONNX file there, else a checkpoint); or what
+            `load_checkpoint` takes, a path or a published name. A checkpoint needs torch once, to export it into the
+            cache.
         device: "cpu", or "cuda" with onnxruntime-gpu.
         jobs: threads that decode, and on the CPU as many that run the model; all cores by default.
 
@@ -143,12 +146,18 @@ def _is_single(sources: Any) -> bool:
 
 
 def open_model(model: str | Path | None = None, device: str = "cpu") -> OnnxModel:
-    """The embedded tagger (None), an exported one (a path ending in .onnx), or what `load_checkpoint` takes.
+    """The embedded tagger (None), an exported one (a path ending in .onnx), "hf:...", or what `load_checkpoint` takes.
 
     A checkpoint or a published name is exported on first use and kept in the cache. Raises ModelError.
     """
     if model is None:
         return OnnxModel(embedded_tagger(), device)
+    if is_on_hub(model):
+        try:
+            path = fetch(str(model), [ONNX_FILE, WEIGHTS_FILE])
+        except HubError as error:
+            raise ModelError(str(error)) from error
+        return OnnxModel(path, device) if path.suffix == ".onnx" else OnnxModel(exported(path), device)
     path = Path(model)
     if path.suffix == ".onnx":
         if not path.is_file():

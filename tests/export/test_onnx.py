@@ -192,5 +192,5 @@ def test_an_onnx_file_of_something_else(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph([node], "other", [value("x")], [value("y")])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(ModelError, match="not a tagger written by dcls-export"):
+    with pytest.raises(ModelError, match="not a tagger: it lacks an input"):
         open_model(tmp_path / "other.onnx")

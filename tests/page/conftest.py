@@ -26,14 +26,22 @@ Open: TypeAlias = Callable[..., AbstractContextManager["Page"]]
 
 
 @pytest.fixture(scope="session")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make page` builds."""
-    chromium()
-    target = tmp_path_factory.mktemp("page")
+def node_modules() -> Path:
+    """What npm installs for the page: ONNX Runtime for JavaScript among it."""
+    node()
+    (ROOT / "build").mkdir(exist_ok=True)
     with FileLock(ROOT / "build" / "page.lock"):  # several processes may test
         if not (PAGE / "node_modules").is_dir():
             command = [shutil.which("npm") or "npm", "ci", "--no-audit", "--no-fund"]
             subprocess.run(command, cwd=PAGE, check=True, timeout=300)
+    return PAGE / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Path:
+    """What `make page` builds."""
+    chromium()
+    target = tmp_path_factory.mktemp("page")
     for build in ([sys.executable, ROOT / "scripts" / "page_data.py"], [node(), PAGE / "build.js"]):
         subprocess.run([*build, target], check=True, timeout=120)
     return target

@@ -1,0 +1,1 @@
+"""Tagging on many machines with Ray Data. Only `engine.py` imports Ray."""
