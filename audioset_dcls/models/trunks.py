@@ -19,7 +19,7 @@ from timm.models.metaformer import LayerNorm2dNoBias, MetaFormer, MlpHead, SepCo
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from audioset_dcls.dcls import Replacement, dcls_layers, replace_depthwise
+from audioset_dcls.dcls import NothingReplacedError, Replacement, dcls_layers, replace_depthwise
 from audioset_dcls.dcls.kernel import Interpolation
 from audioset_dcls.models.dynamic_mobilenet import DYNAMIC_MOBILE_NETS
 from audioset_dcls.models.efficientat import MOBILE_NETS
@@ -256,9 +256,12 @@ def replace_kernels(trunk: nn.Module, config: Mapping[str, Any], warm_start: boo
         "share": config["share_positions"],
         "position_std": config["position_std"],
     }
-    if family := _own_family(config["name"]):
-        return family.replace_kernels(trunk, warm_start=warm_start, **options)
-    return replace_depthwise(trunk, warm_start=warm_start, **options)
+    try:
+        if family := _own_family(config["name"]):
+            return family.replace_kernels(trunk, warm_start=warm_start, **options)
+        return replace_depthwise(trunk, warm_start=warm_start, **options)
+    except NothingReplacedError:
+        return []
 
 
 def check_config(config: Mapping[str, Any]) -> None:
