@@ -14,6 +14,7 @@ from audioset_dcls.dcls.conv import (
     dcls_layers,
 )
 from audioset_dcls.dcls.convert import convert_dcls
+from audioset_dcls.dcls.delays import narrow_delays, round_delays, spread_delays, synaptic_delays
 from audioset_dcls.dcls.depthwise import depthwise_conv2d
 from audioset_dcls.dcls.folding import Folded, fold, match_kernel_sizes
 from audioset_dcls.dcls.kernel import construct_kernel
@@ -38,7 +39,11 @@ __all__ = [
     "depthwise_conv2d",
     "fold",
     "match_kernel_sizes",
+    "narrow_delays",
     "replace_convolutions",
     "replace_depthwise",
+    "round_delays",
     "set_benchmark",
+    "spread_delays",
+    "synaptic_delays",
 ]
