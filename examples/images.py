@@ -7,13 +7,15 @@ ConvNeXt. Prints the accuracy on held-out digits, mean and standard deviation ov
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
+from torch import Tensor, nn
 
 from audioset_dcls import create_model
 from audioset_dcls.dcls import dcls_layers, fold
@@ -28,21 +30,28 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     arguments = parser.parse_args()
     for title, dcls in (("7 x 7", False), ("DCLS 23 x 23 / 26", True)):
-        scores = [run(dcls, seed, arguments.epochs) for seed in range(arguments.seeds)]
+        scores = [run(seed, arguments.epochs, dcls=dcls) for seed in range(arguments.seeds)]
         print(
             f"{title:18} {100 * np.mean(scores):.1f} ± {100 * np.std(scores, ddof=len(scores) > 1):.1f} %", flush=True
         )
 
 
-def run(dcls: bool, seed: int, epochs: int) -> float:
-    """Train, and give the accuracy on held-out digits of the folded model."""
+def run(
+    seed: int, epochs: int, watch: Callable[[int, nn.Module], object] = lambda step, model: None, **options: Any
+) -> float:
+    """Train, and give the accuracy on held-out digits of the folded model.
+
+    Args:
+        watch: is called with each step's number and the model.
+        options: of `create_model`.
+    """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     digits, targets = load_digits(return_X_y=True)
     split = train_test_split(digits, targets, test_size=0.3, random_state=0, stratify=targets)
     train, held_out = (torch.from_numpy(part / 16).float().reshape(-1, 1, 8, 8) for part in split[:2])
     train_targets, held_out_targets = (torch.from_numpy(part) for part in split[2:])
-    model = create_model("convnext_atto", dcls=dcls, input="image", num_classes=10, **SHAPE)
+    model = create_model("convnext_atto", input="image", num_classes=10, **SHAPE, **options)
     positions = [p for name, p in model.named_parameters() if name.endswith(("positions", "deviations"))]
     others = [p for name, p in model.named_parameters() if not name.endswith(("positions", "deviations"))]
     # as in the papers: five times the learning rate and no weight decay for what places the elements
@@ -63,6 +72,7 @@ def run(dcls: bool, seed: int, epochs: int) -> float:
         scheduler.step()
         for layer in dcls_layers(model):
             layer.clamp_positions()
+        watch(step, model)
     fold(model.eval())
     with torch.inference_mode():
         logits = model(on_canvas(held_out, torch.Generator().manual_seed(0)))

@@ -1,10 +1,10 @@
 """Learned delays in a small spiking network: python examples/spiking_delays.py [--plot delays.png]
 
-The task is made on the spot. Each of 16 input neurons spikes once; a class is when they do, relative to each other, over
-25 steps. Each sample is shifted in time, each spike jitters by a step, and some are lost or spurious. A hidden neuron of
-short memory tells classes apart only if delays line its spikes up. Three networks of the same size: delays learned as
-positions of DCLS (2306.17670), fixed at random ones, and all zero. Prints the accuracy with delays rounded to whole
-steps, mean and standard deviation over seeds.
+The task is made on the spot. Each of 16 input neurons spikes once; a class is when they do, relative to each other,
+over 25 steps. Each sample is shifted in time, each spike jitters by a step, and some are lost or spurious. A hidden
+neuron of short memory tells classes apart only if delays line its spikes up. Three networks of the same size: delays
+learned as positions of DCLS (2306.17670), fixed at random ones, and all zero. Prints the accuracy with delays rounded
+to whole steps, mean and standard deviation over seeds.
 """
 
 from __future__ import annotations
