@@ -1,4 +1,8 @@
-"""Convolutions whose kernel is built from learnable elements: drop-in for `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`."""
+"""Convolutions whose kernel is built from learnable elements: drop-in for `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`.
+
+In `Dcls1d`, `Dcls2d` and `Dcls3d` elements move along all axes of the kernel. In `Dcls2_1d`, `Dcls3_1d`, `Dcls3_2d`
+they move along the last one or two alone; each tap along the other axes, which stay dense, has elements of its own.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +30,29 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class DclsNd(nn.Module):
-    """What `Dcls1d`, `Dcls2d` and `Dcls3d` share.
+    """What all DCLS layers share.
 
     Args:
         in_channels, out_channels, stride, padding, groups, bias, padding_mode, device, dtype: as in `nn.Conv2d`. There
-            is no `dilation`: the spacings are what is learned.
-        kernel_count: elements a kernel; the number of weights, where a dense kernel has its area.
-        dilated_kernel_size: size of the dense kernel in which the elements move. This and what follows are given by
-            name: `dcls` has them in another order.
+            is no `dilation`: the spacings are what is learned. `Dcls1d` also takes padding="causal", all of it before
+            the input: an output depends on no later input, and the output is as long as with "same".
+        kernel_count: elements a kernel; the number of weights, where a dense kernel has its area. With dense axes:
+            elements a dense tap.
+        dilated_kernel_size: size of the kernel along the axes on which the elements move. This and what follows are
+            given by name: `dcls` has them in another order.
+        dense_kernel_size: size along the dense axes of `Dcls2_1d`, `Dcls3_1d` and `Dcls3_2d`.
         interpolation: "gauss" (default: the best of the three in 2306.00817, table 1), "triangle" or "bilinear".
         position_std: positions start at N(0, position_std) cells from the centre; the default is 2112.03740's, 3.1.
 
     Attributes:
-        weight: (out_channels, in_channels / groups, kernel_count).
-        positions: (n, *weight.shape), cells from the centre; row i moves along kernel axis i.
+        weight: (out_channels, in_channels / groups, *dense_kernel_size, kernel_count).
+        positions: (n, *weight.shape), cells from the centre; row i moves along the i-th of the axes that are not dense.
         deviations: as positions; None for "bilinear". See `construct_kernel`.
+        kernel_size: of the kernel that is convolved with, along all axes.
     """
 
     dimensions: int
+    dense_dimensions = 0
 
     def __init__(
         self,
@@ -52,6 +61,7 @@ class DclsNd(nn.Module):
         kernel_count: int,
         *,
         dilated_kernel_size: int | Sequence[int],
+        dense_kernel_size: int | Sequence[int] = 1,
         stride: int | Sequence[int] = 1,
         padding: int | Sequence[int] | str = 0,
         groups: int = 1,
@@ -76,11 +86,15 @@ class DclsNd(nn.Module):
             )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_count = kernel_count
-        self.dilated_kernel_size = _tuple(dilated_kernel_size, n)
+        self.dilated_kernel_size = _tuple(dilated_kernel_size, len(self.learned_axes))
+        if not self.dense_dimensions and dense_kernel_size != 1:
+            raise ValueError(f"dense_kernel_size={dense_kernel_size!r}: {type(self).__name__} has no dense axes")
+        self.dense_kernel_size = _tuple(dense_kernel_size, self.dense_dimensions)
         self.stride = _tuple(stride, n)
         if isinstance(padding, str):
-            if padding not in ("same", "valid"):
-                raise ValueError(f"padding {padding!r} is neither a number nor 'same' nor 'valid'")
+            known = ("same", "valid", "causal") if n == 1 else ("same", "valid")
+            if padding not in known:
+                raise ValueError(f"padding {padding!r} is neither a number nor one of {', '.join(known)}")
             if padding == "same" and any(s != 1 for s in self.stride):
                 raise ValueError("padding='same' needs a stride of 1")
             self.padding: tuple[int, ...] | str = padding
@@ -89,12 +103,14 @@ class DclsNd(nn.Module):
         self.padding_mode = padding_mode
         self.interpolation = interpolation
         self.position_std = position_std
-        shape = (out_channels, in_channels // groups, kernel_count)
+        shape = (out_channels, in_channels // groups, *self.dense_kernel_size, kernel_count)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.positions = nn.Parameter(torch.empty((n, *shape), device=device, dtype=dtype))
+        self.positions = nn.Parameter(torch.empty((len(self.dilated_kernel_size), *shape), device=device, dtype=dtype))
         self.deviations: nn.Parameter | None
         if has_deviations(interpolation):
-            self.deviations = nn.Parameter(torch.empty((n, *shape), device=device, dtype=dtype))
+            self.deviations = nn.Parameter(
+                torch.empty((len(self.dilated_kernel_size), *shape), device=device, dtype=dtype)
+            )
         else:
             self.register_parameter("deviations", None)
         self.bias: nn.Parameter | None
@@ -123,7 +139,7 @@ class DclsNd(nn.Module):
 
     def repulsive_loss(self) -> Tensor:
         """Mean overlap of pairs of elements, relu(1 - distance in cells): keeps elements from collapsing into one."""
-        points = self.positions.flatten(1, 2).permute(1, 2, 0)
+        points = self.positions.flatten(1, -2).permute(1, 2, 0)
         first, second = torch.triu_indices(self.kernel_count, self.kernel_count, offset=1, device=points.device)
         if first.numel() == 0:
             return self.positions.sum() * 0
@@ -132,10 +148,29 @@ class DclsNd(nn.Module):
         return (1 - distance).relu().mean()
 
     def dense_kernel(self) -> Tensor:
-        """The kernel that the elements make: (out_channels, in_channels / groups, *dilated_kernel_size)."""
-        return construct_kernel(
-            self.weight, self.positions, self.deviations, self.dilated_kernel_size, self.interpolation
+        """The kernel that the elements make: (out_channels, in_channels / groups, *kernel_size)."""
+        return self._kernel(self.dilated_kernel_size)
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        return (*self.dense_kernel_size, *self.dilated_kernel_size)
+
+    @property
+    def learned_axes(self) -> tuple[int, ...]:
+        """The kernel's axes along which the elements move, one a row of `positions`."""
+        return tuple(range(self.dense_dimensions, self.dimensions))
+
+    def _kernel(self, sizes: tuple[int, ...]) -> Tensor:
+        """The dense kernel with these sizes along the learned axes; each dense tap is a kernel of its own."""
+        taps = (-1, self.kernel_count)
+        kernel = construct_kernel(
+            self.weight.reshape(self.out_channels, *taps),
+            self.positions.reshape(len(sizes), self.out_channels, *taps),
+            None if self.deviations is None else self.deviations.reshape(len(sizes), self.out_channels, *taps),
+            sizes,
+            self.interpolation,
         )
+        return kernel.reshape(*self.weight.shape[:-1], *sizes)
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, in_channels, *size), or without batch -> as `nn.Conv2d` with a kernel of the dilated size.
@@ -146,12 +181,11 @@ class DclsNd(nn.Module):
         if self.weight.device.type == "cpu" and not torch.compiler.is_compiling() and not is_traced():
             # elsewhere reading the positions would wait for the device at every step
             sizes, padding = self._within_reach()
-        kernel = construct_kernel(self.weight, self.positions, self.deviations, sizes, self.interpolation)
-        return convolve(input, kernel, self.bias, self.stride, padding, self.groups, self.padding_mode)
+        return convolve(input, self._kernel(sizes), self.bias, self.stride, padding, self.groups, self.padding_mode)
 
     @torch.no_grad()
     def reach(self) -> list[int]:
-        """For each axis, how many cells from the centre the farthest element comes, at most half the kernel.
+        """For each learned axis, how many cells from the centre the farthest element comes, at most half the kernel.
 
         A Gaussian ends at 6.1 standard deviations, with 1e-8 of its height: what lies beyond is lost in float32.
         """
@@ -170,16 +204,19 @@ class DclsNd(nn.Module):
         ]
 
     def _within_reach(self) -> tuple[tuple[int, ...], tuple[int, ...] | str]:
-        """Sizes and padding of the kernel without the cells, alike on both sides, that no element reaches."""
-        most = most_cut(self.dilated_kernel_size, self.padding)
-        beyond = [(size - 1) // 2 - end for size, end in zip(self.dilated_kernel_size, self.reach(), strict=True)]
-        cuts = [max(0, min(pair)) for pair in zip(most, beyond, strict=True)]
-        sizes = tuple(size - 2 * cut for size, cut in zip(self.dilated_kernel_size, cuts, strict=True))
-        return sizes, cut_padding(self.padding, cuts)
+        """Learned sizes and padding of the kernel without the cells, alike on both sides, that no element reaches."""
+        most = most_cut(self.kernel_size, self.padding)
+        cuts, sizes = [0] * self.dimensions, []
+        for axis, size, end in zip(self.learned_axes, self.dilated_kernel_size, self.reach(), strict=True):
+            cuts[axis] = max(0, min(most[axis], (size - 1) // 2 - end))
+            sizes.append(size - 2 * cuts[axis])
+        return tuple(sizes), cut_padding(self.padding, cuts)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_count={self.kernel_count}"
         text += f", dilated_kernel_size={self.dilated_kernel_size}, stride={self.stride}, padding={self.padding}"
+        if self.dense_dimensions:
+            text += f", dense_kernel_size={self.dense_kernel_size}"
         if self.groups != 1:
             text += f", groups={self.groups}"
         if self.bias is None:
@@ -218,6 +255,75 @@ class Dcls3d(DclsNd):
     """
 
     dimensions = 3
+
+
+class Dcls2_1d(DclsNd):  # noqa: N801 - the reference's name
+    """`nn.Conv2d` with learnable spacings along the last axis; the first, of `dense_kernel_size`, is dense.
+
+    >>> layer = Dcls2_1d(4, 4, kernel_count=2, dense_kernel_size=3, dilated_kernel_size=9, padding=(1, 4), groups=4)
+    >>> layer.weight.shape, layer.dense_kernel().shape
+    (torch.Size([4, 1, 3, 2]), torch.Size([4, 1, 3, 9]))
+    """
+
+    dimensions = 2
+    dense_dimensions = 1
+
+
+class Dcls3_1d(DclsNd):  # noqa: N801 - the reference's name
+    """`nn.Conv3d` with learnable spacings along the last axis; the first two are dense.
+
+    >>> layer = Dcls3_1d(4, 4, kernel_count=2, dense_kernel_size=(3, 5), dilated_kernel_size=9, groups=4)
+    >>> layer.weight.shape, layer.dense_kernel().shape
+    (torch.Size([4, 1, 3, 5, 2]), torch.Size([4, 1, 3, 5, 9]))
+    """
+
+    dimensions = 3
+    dense_dimensions = 2
+
+
+class Dcls3_2d(DclsNd):  # noqa: N801 - the reference's name
+    """`nn.Conv3d` with learnable spacings along the last two axes; the first, video's time for example, is dense.
+
+    >>> layer = Dcls3_2d(4, 4, kernel_count=5, dense_kernel_size=3, dilated_kernel_size=(7, 9), groups=4)
+    >>> layer.weight.shape, layer.dense_kernel().shape
+    (torch.Size([4, 1, 3, 5]), torch.Size([4, 1, 3, 7, 9]))
+    """
+
+    dimensions = 3
+    dense_dimensions = 1
+
+
+class Dcls2dK1d(DclsNd):
+    """`nn.Conv2d` with a kernel of one row or column, as `Dcls1d` has it.
+
+    Args:
+        flat_axis: along which the kernel has one cell: 0 the height, 1 the width. `dcls` has it the other way round.
+
+    >>> Dcls2dK1d(4, 4, kernel_count=2, dilated_kernel_size=9, flat_axis=0).dense_kernel().shape
+    torch.Size([4, 4, 1, 9])
+    """
+
+    dimensions = 2
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_count: int, *, flat_axis: int = 1, **options: Any
+    ) -> None:
+        if flat_axis not in (0, 1):
+            raise ValueError(f"flat_axis={flat_axis!r} is neither 0, the height, nor 1, the width")
+        self.flat_axis = flat_axis  # first: the base's shapes follow from it
+        super().__init__(in_channels, out_channels, kernel_count, **options)
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        (size,) = self.dilated_kernel_size
+        return (1, size) if self.flat_axis == 0 else (size, 1)
+
+    @property
+    def learned_axes(self) -> tuple[int, ...]:
+        return (1 - self.flat_axis,)
+
+    def _kernel(self, sizes: tuple[int, ...]) -> Tensor:
+        return super()._kernel(sizes).unsqueeze(2 + self.flat_axis)
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -259,8 +365,9 @@ def convolve(
     sizes = kernel.shape[2:]
     n = len(sizes)
     if isinstance(padding, str):
-        total = [size - 1 if padding == "same" else 0 for size in sizes]
-        before, after = [t // 2 for t in total], [t - t // 2 for t in total]
+        total = [0 if padding == "valid" else size - 1 for size in sizes]
+        before = total if padding == "causal" else [t // 2 for t in total]
+        after = [t - b for t, b in zip(total, before, strict=True)]
     else:
         before = after = list(padding)
     if padding_mode != "zeros" or before != after:
@@ -282,7 +389,7 @@ def most_cut(sizes: Sequence[int], padding: Sequence[int] | str) -> list[int]:
     beyond_middle = [(size - 1) // 2 for size in sizes]
     if padding == "same":
         return beyond_middle
-    paddings = [0] * len(sizes) if isinstance(padding, str) else padding
+    paddings = [0] * len(sizes) if isinstance(padding, str) else padding  # "causal" pads one side alone
     return [min(pair) for pair in zip(beyond_middle, paddings, strict=True)]
 
 

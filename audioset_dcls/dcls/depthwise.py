@@ -39,7 +39,7 @@ def depthwise_conv2d(
         (batch, channels, height + 2 padding - kernel_height + 1, ...), in the input's dtype (autocast's, if enabled).
         In channels-last format if the spectral path was taken (see `is_spectral_faster`), and if compiled.
     """
-    if torch.is_autocast_enabled(input.device.type):
+    if not input.is_meta and torch.is_autocast_enabled(input.device.type):  # autocast knows no meta tensors
         input = input.to(torch.get_autocast_dtype(input.device.type))
     bias = None if bias is None else bias.to(input.dtype)
     training = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +28,17 @@ SPECTRUM_SIZE = 64  # frequencies along each axis of a kernel's spectrum, more f
 _MOST_COLUMNS = 5  # of panels side by side
 
 
-def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> list[Path]:
+def inspect(
+    checkpoint: str,
+    output: Path,
+    recordings: Sequence[Path] = (),
+    earlier: Sequence[str] = (),
+) -> list[Path]:
     """Write kernels.png, spectra.png, receptive_field.png and, with DCLS, positions.png into `output`; returns paths.
 
     Args:
         recordings: the receptive field is the mean over these, or over 16 clips of white noise if there are none.
+        earlier: checkpoints from before in the same training; positions_over_training.png shows all.
 
     Raises OSError, CheckpointError and AudioError for what cannot be read.
     """
@@ -43,12 +49,16 @@ def inspect(checkpoint: str, output: Path, recordings: Sequence[Path] = ()) -> l
     figures["receptive_field"] = plot_receptive_field(
         receptive_field(model, log_mels(recordings, model.log_mel_settings))
     )
-    paths = []
-    for name, figure in figures.items():
-        paths.append(output / f"{name}.png")
-        with atomic_write(paths[-1]) as unfinished:
-            figure.savefig(unfinished, dpi=120, format="png")
-    return paths
+    if earlier:
+        before = {Path(source).name: load_checkpoint(source) for source in earlier}
+        figures["positions_over_training"] = plot_positions_over_training({**before, Path(checkpoint).name: model})
+    return [save_figure(figure, output / f"{name}.png") for name, figure in figures.items()]
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")
+    return path
 
 
 def large_depthwise(model: AudioTagger) -> list[tuple[str, nn.Module]]:
@@ -134,27 +144,64 @@ def low_share(power: NDArray[np.float64]) -> float:
 @torch.no_grad()
 def plot_positions(model: AudioTagger) -> Figure:
     """Where the elements of each set of positions sit: a histogram over the kernel's cells."""
-    sets: dict[int, tuple[str, DclsNd]] = {}
-    for name, layer in large_depthwise(model):
-        if isinstance(layer, DclsNd):
-            sets.setdefault(id(layer.positions), (name, layer))  # layers that share positions make one picture
+    sets = position_sets(model)
     columns = min(len(sets), _MOST_COLUMNS)
     rows = math.ceil(len(sets) / columns)
     figure = new_figure(3.2 * columns, 3.4 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in panels[len(sets) :]:
         axes.set_axis_off()
-    for axes, (name, layer) in zip(panels, sets.values(), strict=False):
-        high, wide = layer.dilated_kernel_size
-        pitch, time = layer.positions.flatten(1).cpu().numpy()
-        edges = [np.arange(size + 1) - size // 2 - 0.5 for size in (high, wide)]
-        counts = np.histogram2d(pitch, time, bins=edges)[0] / len(time)
-        extent = (edges[1][0], edges[1][-1], edges[0][0], edges[0][-1])
-        image = axes.imshow(100 * counts, origin="lower", extent=extent, cmap="magma")
+    for axes, (name, layer) in zip(panels, sets.items(), strict=False):
+        counts, extent = share_of_elements(layer)
+        image = axes.imshow(counts, origin="lower", extent=extent, cmap="magma")
         figure.colorbar(image, ax=axes, shrink=0.7, label="% of the elements")
         axes.set_title(name, fontsize=8)
         axes.set(xlabel="time (cells)", ylabel="frequency (cells)")
     return figure
+
+
+@torch.no_grad()
+def plot_positions_over_training(checkpoints: Mapping[str, AudioTagger]) -> Figure:
+    """Small multiples: a row for each set of positions, a column for each checkpoint, each row on one scale.
+
+    Args:
+        checkpoints: title -> model, in the order of training.
+
+    Raises ValueError for models without DCLS layers, or with other ones than the first.
+    """
+    sets = {title: position_sets(model) for title, model in checkpoints.items()}
+    names = list(next(iter(sets.values())))
+    for title, found in sets.items():
+        if not names or list(found) != names:
+            raise ValueError(f"{title}: its DCLS layers are not those of the first checkpoint, or there are none")
+    figure = new_figure(2.2 * len(sets) + 0.8, 2.3 * len(names))
+    grid = figure.subplots(len(names), len(sets), squeeze=False, sharex=True, sharey=True)
+    for row, name in zip(grid, names, strict=True):
+        shares = [share_of_elements(found[name]) for found in sets.values()]
+        highest = max(float(counts.max()) for counts, _ in shares)
+        for axes, (counts, extent), title in zip(row, shares, sets, strict=True):
+            image = axes.imshow(counts, origin="lower", extent=extent, cmap="magma", vmin=0, vmax=highest)
+            axes.set_title(f"{title}\n{name}", fontsize=7)
+        figure.colorbar(image, ax=row, shrink=0.7, label="% of the elements")
+    return figure
+
+
+def position_sets(model: AudioTagger) -> dict[str, DclsNd]:
+    """The first layer of each set of positions, by name: layers that share positions make one picture."""
+    sets: dict[int, tuple[str, DclsNd]] = {}
+    for name, layer in large_depthwise(model):
+        if isinstance(layer, DclsNd):
+            sets.setdefault(id(layer.positions), (name, layer))
+    return dict(sets.values())
+
+
+def share_of_elements(layer: DclsNd) -> tuple[NDArray[np.float64], tuple[float, float, float, float]]:
+    """The percentage of a layer's elements in each cell of its kernel, and the kernel's extent for `imshow`."""
+    high, wide = layer.dilated_kernel_size
+    pitch, time = layer.positions.flatten(1).cpu().numpy()
+    edges = [np.arange(size + 1) - size // 2 - 0.5 for size in (high, wide)]
+    counts = 100 * np.histogram2d(pitch, time, bins=edges)[0] / len(time)
+    return counts, (edges[1][0], edges[1][-1], edges[0][0], edges[0][-1])
 
 
 def receptive_field(model: AudioTagger, log_mel: Tensor) -> NDArray[np.float64]:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from preprocessing.lazy import exports
 
 if TYPE_CHECKING:
-    from audioset_dcls.models.checkpoint import checkpoint_header, load_checkpoint, save_checkpoint
+    from audioset_dcls.models.checkpoint import (
+        checkpoint_header,
+        load_checkpoint,
+        load_image_checkpoint,
+        save_checkpoint,
+    )
+    from audioset_dcls.models.classifier import FeatureMaps, ImageClassifier
     from audioset_dcls.models.download import DownloadError
     from audioset_dcls.models.formats import CheckpointError
     from audioset_dcls.models.hub import available_checkpoints
@@ -21,11 +27,14 @@ __all__ = [
     "AudioTagger",
     "CheckpointError",
     "DownloadError",
+    "FeatureMaps",
     "HubError",
+    "ImageClassifier",
     "available_checkpoints",
     "checkpoint_header",
     "create_model",
     "load_checkpoint",
+    "load_image_checkpoint",
     "reparameterize",
     "save_checkpoint",
 ]
@@ -33,7 +42,13 @@ __all__ = [
 __getattr__, __dir__ = exports(
     __name__,
     {
-        "audioset_dcls.models.checkpoint": ("checkpoint_header", "load_checkpoint", "save_checkpoint"),
+        "audioset_dcls.models.checkpoint": (
+            "checkpoint_header",
+            "load_checkpoint",
+            "load_image_checkpoint",
+            "save_checkpoint",
+        ),
+        "audioset_dcls.models.classifier": ("FeatureMaps", "ImageClassifier"),
         "audioset_dcls.models.download": ("DownloadError",),
         "audioset_dcls.models.formats": ("CheckpointError",),
         "audioset_dcls.models.hub": ("available_checkpoints",),

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from audioset_dcls.dcls import dcls_layers, fold, match_kernel_sizes
+from audioset_dcls.models.classifier import Classifier, ImageClassifier
 from audioset_dcls.models.formats import CheckpointError
 from audioset_dcls.models.hub import locate
+from audioset_dcls.models.imagenet import convert_imagenet, imagenet_config, is_imagenet
 from audioset_dcls.models.published import convert_published, is_published, published_config
 from audioset_dcls.models.trunks import (
     NUM_CLASSES,
@@ -41,12 +43,13 @@ _VERSION = 1
 # Of each kind of published state dict: is it one, the arguments of `create_model` for it, its conversion.
 _PUBLISHED = [
     *((family.is_published, family.config, family.convert) for family in OWN_FAMILIES),
+    (is_imagenet, imagenet_config, convert_imagenet),
     (is_published, published_config, convert_published),
 ]
 _MOST_KERNEL_CELLS = 2**28  # of all DCLS layers, 1 GB: ConvNeXt-L has 2**24 with the paper's 23 x 23
 
 
-def checkpoint_header(model: AudioTagger, labels: Sequence[str] | None = None, metadata: Any = None) -> dict[str, Any]:
+def checkpoint_header(model: Classifier, labels: Sequence[str] | None = None, metadata: Any = None) -> dict[str, Any]:
     """What a checkpoint says about its model, under the key "audioset_dcls".
 
     Args:
@@ -72,7 +75,7 @@ def checkpoint_header(model: AudioTagger, labels: Sequence[str] | None = None, m
 
 def save_checkpoint(
     path: str | Path,
-    model: AudioTagger,
+    model: Classifier,
     labels: Sequence[str] | None = None,
     metadata: dict[str, Any] | None = None,
     float16: bool = False,
@@ -116,6 +119,24 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
     Raises FileNotFoundError, DownloadError, HubError (all OSError), and CheckpointError for a file that is no such
     checkpoint.
     """
+    model = _load(source)
+    if not isinstance(model, AudioTagger):
+        raise CheckpointError(f"{source}: holds a model on images, no tagger; load it with load_image_checkpoint")
+    return model
+
+
+def load_image_checkpoint(source: str | Path) -> ImageClassifier:
+    """A model on images in eval mode, from what `save_checkpoint` wrote or the authors published for ImageNet.
+
+    Args and errors are those of `load_checkpoint`.
+    """
+    model = _load(source)
+    if not isinstance(model, ImageClassifier):
+        raise CheckpointError(f"{source}: holds a tagger, no model on images; load it with load_checkpoint")
+    return model
+
+
+def _load(source: str | Path) -> Classifier:
     path = locate(source)
     content = read_weights(path)
     try:
@@ -137,12 +158,12 @@ def load_checkpoint(source: str | Path) -> AudioTagger:
     return model.eval()
 
 
-def _build(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> AudioTagger:
+def _build(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Classifier:
     """The model of a config in the form of the weights: with DCLS layers or folded, with branches or merged."""
     blocks = sum(config.get("depths", ())) + sum(config.get("layers", ()))
     if blocks > len(weights):
         raise ValueError(f"{blocks} blocks for {len(weights)} weights")
-    model = create_model(**config)
+    model: Classifier = create_model(**config)
     if model.config["dcls"] and not any(key.endswith(".positions") for key in weights):
         fold(model, tolerance=None)
     if any(".reparam_conv." in key for key in weights):
@@ -166,7 +187,8 @@ def _own(content: dict[str, Any]) -> tuple[dict[str, Any], Any, dict[str, Any], 
 
 
 def _published(content: dict[str, Any]) -> tuple[dict[str, Any], None, dict[str, Any], dict[str, Tensor]]:
-    weights = content.get("model", content)
+    # timm's training script keeps the averaged weights under the second key
+    weights = content.get("model", content.get("state_dict_ema", content))
     for recognises, config, convert in _PUBLISHED:
         if isinstance(weights, dict) and recognises(weights):
             check_tensors(weights)  # before they are converted, which may copy
@@ -177,7 +199,7 @@ def _published(content: dict[str, Any]) -> tuple[dict[str, Any], None, dict[str,
     )
 
 
-def _check_shapes(model: AudioTagger, weights: Mapping[str, Tensor]) -> None:
+def _check_shapes(model: Classifier, weights: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless the weights are the model's, by name and shape."""
     expected = model.state_dict()
     missing = [key for key in expected if key not in weights]

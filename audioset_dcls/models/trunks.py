@@ -1,4 +1,4 @@
-"""Trunks made into audio taggers: a stem on spectrogram patches, DCLS convolutions, a score per class."""
+"""Trunks made into audio taggers: a stem on spectrogram patches, DCLS convolutions, a score per class; for images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import timm
 import torch
@@ -19,12 +19,14 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from timm.models.convnext import ConvNeXt
 from timm.models.fastvit import ConvMlp, FastVit, MobileOneBlock, ReparamLargeKernelConv, RepConditionalPosEnc, RepMixer
 from timm.models.metaformer import LayerNorm2dNoBias, MetaFormer, MlpHead, SepConv
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from audioset_dcls.dcls import Replacement, dcls_layers, replace_depthwise
+from audioset_dcls.dcls import NothingReplacedError, Replacement, dcls_layers, replace_convolutions, replace_depthwise
 from audioset_dcls.dcls.kernel import Interpolation
 from audioset_dcls.models.card import model_card
+from audioset_dcls.models.classifier import Classifier, FeatureMaps, ImageClassifier
 from audioset_dcls.models.dynamic_mobilenet import DYNAMIC_MOBILE_NETS
 from audioset_dcls.models.efficientat import MOBILE_NETS
 from audioset_dcls.models.family import Family, load_published
@@ -35,6 +37,7 @@ from preprocessing.files import atomic_write
 from preprocessing.labels import labels
 
 NUM_CLASSES = 527  # AudioSet
+IMAGENET_CLASSES = 1000
 PATCH = (2, 16)  # mel bands x frames seen by one cell of the first map: 128 x 1001 -> 64 x 62
 
 FAMILIES = {  # module of timm -> names to show a user who asks for another
@@ -42,6 +45,7 @@ FAMILIES = {  # module of timm -> names to show a user who asks for another
     "timm.models.metaformer": "convformer_*, caformer_*, poolformer*",
     "timm.models.fastvit": "fastvit_*",
 }
+IMAGE_FAMILIES = {"timm.models.resnet": "resnet*"}  # for images alone
 OWN_FAMILIES = (MOBILE_NETS, DYNAMIC_MOBILE_NETS)  # networks that timm does not have
 
 
@@ -49,27 +53,28 @@ def _own_family(name: Any) -> Family | None:
     return next((family for family in OWN_FAMILIES if isinstance(name, str) and name in family.names), None)
 
 
-def _check_name(name: Any, key: str) -> None:
-    """Raise ValueError for what is no model of FAMILIES in timm's own registry, a hub's address for example."""
+def _check_name(name: Any, key: str, families: Mapping[str, str] = FAMILIES | IMAGE_FAMILIES) -> None:
+    """Raise ValueError for what is no model of these families in timm's own registry, a hub's address for example."""
     architecture = name.split(".")[0] if isinstance(name, str) and re.fullmatch(r"\w{1,64}(\.\w{1,64})?", name) else ""
-    known = [model for family in FAMILIES for model in timm.list_models(module=family.rsplit(".", 1)[1])]
+    known = [model for family in families for model in timm.list_models(module=family.rsplit(".", 1)[1])]
     if architecture not in known and _own_family(name) is None:
         own = [name for family in OWN_FAMILIES for name in family.names]
-        families = "; ".join([*FAMILIES.values(), *(", ".join(family.names) for family in OWN_FAMILIES)])
+        names = "; ".join([*families.values(), *(", ".join(family.names) for family in OWN_FAMILIES)])
         if timm.is_model(architecture):
             raise ValueError(
-                f"{name}: timm has it, but its family has no stem for spectrograms; known are {families}. For DCLS "
+                f"{name}: timm has it, but its family has no stem for spectrograms; known are {names}. For DCLS "
                 "in a model of another kind see replace_depthwise"
             )
         close = difflib.get_close_matches(architecture, [*known, *own], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise ValueError(f"{reprlib.repr(name)} is no trunk; known are {families}{hint}")
+        raise ValueError(f"{reprlib.repr(name)} is no trunk; known are {names}{hint}")
 
 
 # Option of `create_model` that a checkpoint stores -> check of its value. Nothing else may come from a file: timm would
 # load weights from, and write to, places that its other options name.
 CONFIG_CHECKS: dict[str, Callable[[Any, str], object]] = {
     "name": _check_name,
+    "input": partial(checks.choice, known=("log_mel", "image")),
     "dcls": checks.flag,
     "num_classes": partial(checks.integer, low=1, high=checks.MOST_CLASSES),
     "drop_path_rate": partial(checks.number, low=0, high=0.99),
@@ -95,26 +100,22 @@ _TIMM_OPTIONS = {
 }
 
 
-class AudioTagger(nn.Module, ModelHubMixin):
+class AudioTagger(Classifier, ModelHubMixin):
     """A trunk on normalised log-mel spectrograms: (B, 1, 128, frames) -> (B, num_classes) logits.
 
     Any number of frames works. Clips shorter than the trunk's overall stride are continued with silence, as training
     does with short clips, so that no map vanishes; EfficientAT's, to 5 s.
 
-    Attributes: `trunk`, timm's model or one like it; `config`, the arguments of `create_model` that rebuild this one;
-    `log_mel_settings`, for `LogMel`; `num_features`, the width of `embed`; `labels`, the display names of the classes
-    (None if there are not 527 and nobody named them); `metadata`, what its checkpoint carried.
+    Attributes: those of `Classifier`, `labels` being AudioSet's display names if there are 527 classes; and
+    `log_mel_settings`, for `LogMel`.
 
     `push_to_hub("owner/name")` and `save_pretrained(folder)` write `model.safetensors`, a checkpoint, `config.json` and
     a model card; `dcls-export --push` adds the ONNX file.
     """
 
     def __init__(self, trunk: Any, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.trunk: Any = trunk  # timm's models have no common type with the methods used here
-        self.config = config
+        super().__init__(trunk, config)
         self.labels = _audioset_labels(config["num_classes"])
-        self.metadata: dict[str, Any] = {}
         self.log_mel_settings = LogMelSettings.from_dict(config.get("log_mel"))
         if family := _own_family(config["name"]):
             self.minimum_frames = family.minimum_frames
@@ -122,44 +123,17 @@ class AudioTagger(nn.Module, ModelHubMixin):
             self.minimum_frames = PATCH[1] * (8 if isinstance(trunk, ConvNeXt) else 1)
 
     @property
-    def num_features(self) -> int:
-        return self.trunk.head_hidden_size
-
-    @property
-    def num_classes(self) -> int:
-        return int(self.config["num_classes"])
-
-    def get_classifier(self) -> nn.Module:
-        """timm's name for what maps the pooled features to logits."""
-        module: nn.Module = self.trunk.get_classifier()
-        return module
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last map -> logits (B, num_classes), or the pooled features (B, num_features)."""
-        output: Tensor = self.trunk.forward_head(features, pre_logits=pre_logits)
-        return output
-
-    @property
     def classifier(self) -> nn.Linear:
         """The layer that makes the logits."""
         linear = (module for module in self.trunk.modules() if isinstance(module, nn.Linear))
         return [layer for layer in linear if layer.out_features == self.config["num_classes"]][-1]
 
-    def forward_features(self, log_mel: Tensor) -> Tensor:
-        """(B, 1, 128, frames) -> the last map, (B, channels, height, width)."""
-        if log_mel.ndim != 4 or log_mel.shape[1] != 1:
-            raise ValueError(f"expected a log-mel of shape (batch, 1, 128, frames), got {tuple(log_mel.shape)}")
-        missing = self.minimum_frames - log_mel.shape[-1]
-        if missing > 0:
-            log_mel = F.pad(log_mel, (0, missing), value=self.log_mel_settings.silence)
-        return self.trunk.forward_features(log_mel)
-
-    def embed(self, log_mel: Tensor) -> Tensor:
-        """(B, 1, 128, frames) -> (B, num_features): what the classifier sees, pooled over the clip."""
-        return self.forward_head(self.forward_features(log_mel), pre_logits=True)
-
-    def forward(self, log_mel: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(log_mel))
+    def prepare(self, input: Tensor) -> Tensor:
+        """(B, 1, 128, frames), short clips continued with silence."""
+        if input.ndim != 4 or input.shape[1] != 1:
+            raise ValueError(f"expected a log-mel of shape (batch, 1, 128, frames), got {tuple(input.shape)}")
+        missing = self.minimum_frames - input.shape[-1]
+        return F.pad(input, (0, missing), value=self.log_mel_settings.silence) if missing > 0 else input
 
     @classmethod
     def from_pretrained(
@@ -203,67 +177,115 @@ class AudioTagger(nn.Module, ModelHubMixin):
         self.labels = labels or _audioset_labels(num_classes)
 
 
+@overload
+def create_model(name: str, *, features_only: Literal[True], **options: Any) -> FeatureMaps: ...
+@overload
+def create_model(name: str, *, input: Literal["image"], **options: Any) -> ImageClassifier: ...
+@overload
+def create_model(name: str, dcls: bool = True, num_classes: int = NUM_CLASSES, **options: Any) -> AudioTagger: ...
 def create_model(
     name: str,
     dcls: bool = True,
-    num_classes: int = NUM_CLASSES,
+    num_classes: int | None = None,
     drop_path_rate: float = 0.0,
     pretrained: bool | str = False,
-    kernel_count: int = 26,
-    dilated_kernel_size: int = 23,
-    interpolation: Interpolation = "gauss",
+    kernel_count: int | None = None,
+    dilated_kernel_size: int | None = None,
+    interpolation: Interpolation | None = None,
     share_positions: bool = True,
     position_std: float = 0.5,
+    input: Literal["log_mel", "image"] = "log_mel",
+    features_only: bool = False,
     **trunk_options: Any,
-) -> AudioTagger:
-    """An audio tagger: (B, 1, 128, frames) normalised log-mel -> (B, num_classes) logits.
+) -> Classifier | FeatureMaps:
+    """An audio tagger: (B, 1, 128, frames) normalised log-mel -> (B, num_classes) logits; or a model on images.
 
     Args:
         name: "convnext_tiny", "convformer_s18", "fastvit_sa24" (the paper's three), any other ConvNeXt, MetaFormer or
             FastViT of timm, e.g. "convnext_atto" to try something out, or "efficientat_mn04" (mn01 to mn40) or
-            "efficientat_dymn04" (dymn04, dymn10, dymn20), whose log-mel spectrogram is another one.
+            "efficientat_dymn04" (dymn04, dymn10, dymn20), whose log-mel spectrogram is another one. For images also
+            "resnet50" and other ResNets.
         dcls: replace the 7 x 7 depthwise convolutions by DCLS ones of `kernel_count` elements that move in
-            `dilated_kernel_size`² cells (the defaults are the paper's); False gives the paper's baseline. EfficientAT's
-            3 x 3 and 5 x 5 kernels get at most as many elements as they have cells; its dynamic networks have no fixed
-            kernels and need False.
-        pretrained: True starts from timm's ImageNet weights (downloaded by timm), a path from such a file. The stem and
-            the classifier start anew. EfficientAT starts from its AudioSet weights (downloaded from its authors'
-            release), and the classifier of 527 classes stays. DCLS elements are fitted to the trained kernels.
+            `dilated_kernel_size`² cells; False gives the paper's baseline. EfficientAT's 3 x 3 and 5 x 5 kernels get at
+            most as many elements as they have cells; its dynamic networks have no fixed kernels and need False. Of a
+            ResNet the 3 x 3 convolutions are replaced, dense and strided ones too.
+        num_classes: 527 by default, AudioSet's; 1000 for images, ImageNet's.
+        pretrained: True starts from timm's ImageNet weights (downloaded by timm), a path from such a file. For audio
+            the stem and the classifier start anew. EfficientAT starts from its AudioSet weights (downloaded from its
+            authors' release), and the classifier of 527 classes stays. DCLS elements are fitted to the trained kernels.
+        kernel_count, dilated_kernel_size, interpolation: 26, 23 and "gauss" by default, as in 2306.00817 and
+            2309.13972; 5, 7 and "bilinear" for a ResNet. 2112.03740's ConvNeXts have "bilinear" and 17, with 34 (tiny)
+            or 40 (small, base) elements.
         share_positions: one set of positions and standard deviations for all layers with the same number of channels.
         position_std: how far, in cells, positions start from the kernel's centre.
+        input: "image" makes an `ImageClassifier`: (B, 3, height, width) -> logits, with timm's own stem.
+        features_only: makes `FeatureMaps`: the maps of the four stages, without a head, for detection or segmentation.
         trunk_options: go to `timm.create_model`: `drop_rate` for dropout before the classifier; other sizes, `depths`
             and `dims` of a ConvNeXt or ConvFormer, `layers` and `embed_dims` of a FastViT (four each); `ls_init_value`,
             `kernel_sizes` (one number), `conv_mlp`, `norm_layer` and `act_layer` of a ConvNeXt. No others, so that a
             checkpoint can do no more than name sizes. EfficientAT takes `drop_rate` alone.
 
     Raises ValueError for a name without a known stem, an option that is unknown or out of bounds (see
-    `check_config`), or dcls=True on a trunk without depthwise convolutions to replace, and RuntimeError if timm has no
+    `check_config`), or dcls=True on a trunk without convolutions to replace, and RuntimeError if timm has no
     ImageNet weights, or cannot fetch or read them.
 
     >>> create_model("convnext_atto")(torch.zeros(2, 1, 128, 1001)).shape
     torch.Size([2, 527])
+    >>> create_model("convnext_atto", input="image", num_classes=10)(torch.zeros(2, 3, 64, 64)).shape
+    torch.Size([2, 10])
+    >>> [tuple(m.shape) for m in create_model("convnext_atto", features_only=True)(torch.zeros(2, 1, 128, 1001))]
+    [(2, 40, 64, 62), (2, 80, 32, 31), (2, 160, 16, 15), (2, 320, 8, 7)]
     """
+    image, resnet = input == "image", isinstance(name, str) and name.startswith("resnet")
+    if num_classes is None:
+        num_classes = IMAGENET_CLASSES if image else NUM_CLASSES
     config = {
         "name": name,
         "dcls": dcls,
         "num_classes": num_classes,
         "drop_path_rate": drop_path_rate,
-        "kernel_count": kernel_count,
-        "dilated_kernel_size": dilated_kernel_size,
-        "interpolation": interpolation,
+        "kernel_count": (5 if resnet else 26) if kernel_count is None else kernel_count,
+        "dilated_kernel_size": (7 if resnet else 23) if dilated_kernel_size is None else dilated_kernel_size,
+        "interpolation": ("bilinear" if resnet else "gauss") if interpolation is None else interpolation,
         "share_positions": share_positions,
         "position_std": position_std,
+        **({"input": input} if input != "log_mel" else {}),  # headers of audio checkpoints have no such entry
         **trunk_options,
     }
     check_config(config)
-    if family := _own_family(name):
+    if image and _own_family(name):
+        raise ValueError(f"{name} is a network on log-mel spectrograms; it has no form for images")
+    model = (
+        _image_classifier(config, pretrained, trunk_options) if image else _tagger(config, pretrained, trunk_options)
+    )
+    return FeatureMaps(model) if features_only else model
+
+
+def _image_classifier(config: dict[str, Any], pretrained: bool | str, options: dict[str, Any]) -> ImageClassifier:
+    trunk = _timm_trunk(config["name"], pretrained, **_head(config), **options)
+    _match_published_norm(trunk)
+    _replace_or_raise(trunk, config, bool(pretrained))
+    return ImageClassifier(trunk, config)
+
+
+def _tagger(config: dict[str, Any], pretrained: bool | str, options: dict[str, Any]) -> AudioTagger:
+    _check_name(config["name"], "name", FAMILIES)
+    if family := _own_family(config["name"]):
         return _own(family, config, pretrained)
-    trunk = _timm_trunk(name, pretrained, num_classes=num_classes, drop_path_rate=drop_path_rate, **trunk_options)
+    trunk = _timm_trunk(config["name"], pretrained, **_head(config), **options)
     _replace_stem(trunk)
     _match_published_norm(trunk)
-    if dcls and not replace_kernels(trunk, config, warm_start=bool(pretrained)):
-        raise ValueError(f"{name} has no 7 x 7 depthwise convolutions for DCLS to replace; pass dcls=False")
+    _replace_or_raise(trunk, config, bool(pretrained))
     return AudioTagger(trunk, config)
+
+
+def _head(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in ("num_classes", "drop_path_rate")}
+
+
+def _replace_or_raise(trunk: nn.Module, config: Mapping[str, Any], warm_start: bool) -> None:
+    if config["dcls"] and not replace_kernels(trunk, config, warm_start):
+        raise ValueError(f"{config['name']} has no 7 x 7 depthwise convolutions for DCLS to replace; pass dcls=False")
 
 
 def _own(family: Family, config: dict[str, Any], pretrained: bool | str) -> AudioTagger:
@@ -284,7 +306,7 @@ def _own(family: Family, config: dict[str, Any], pretrained: bool | str) -> Audi
 
 
 def replace_kernels(trunk: nn.Module, config: Mapping[str, Any], warm_start: bool) -> list[Replacement]:
-    """DCLS elements in place of a trunk's 7 x 7 depthwise kernels, or EfficientAT's 3 x 3 and 5 x 5 ones, in place.
+    """DCLS elements in place of a trunk's 7 x 7 depthwise kernels, EfficientAT's 3 x 3 and 5 x 5, a ResNet's 3 x 3.
 
     Args:
         config: the arguments of `create_model`.
@@ -299,9 +321,13 @@ def replace_kernels(trunk: nn.Module, config: Mapping[str, Any], warm_start: boo
         "share": config["share_positions"],
         "position_std": config["position_std"],
     }
-    if family := _own_family(config["name"]):
-        return family.replace_kernels(trunk, warm_start=warm_start, **options)
-    return replace_depthwise(trunk, warm_start=warm_start, **options)
+    try:
+        if family := _own_family(config["name"]):
+            return family.replace_kernels(trunk, warm_start=warm_start, **options)
+        replace = replace_convolutions if isinstance(trunk, ResNet) else replace_depthwise
+        return replace(trunk, warm_start=warm_start, **options)
+    except NothingReplacedError:
+        return []
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -360,8 +386,11 @@ def _match_published_norm(trunk: Any) -> None:
         norm.eps = 1e-5
 
 
+Model = TypeVar("Model", bound=Classifier)
+
+
 @torch.no_grad()
-def reparameterize(model: AudioTagger) -> AudioTagger:
+def reparameterize(model: Model) -> Model:
     """Merge, in place, a folded FastViT's training-time branches and batch norms: same output in eval mode, faster.
 
     Other trunks have no such branches and are returned as they are. Raises ValueError if DCLS layers are left: their

@@ -230,7 +230,7 @@ def test_the_table_needs_no_torch(command: str, tmp_path: Path) -> None:
     )
     settings = environment() | {"XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=True)
-    header, embedded, *rows = done.stdout.splitlines()
+    header, embedded, *rows, note = done.stdout.splitlines()
     assert header.split() == [
         "name",
         "AudioSet",
@@ -244,6 +244,7 @@ def test_the_table_needs_no_torch(command: str, tmp_path: Path) -> None:
     ]
     assert embedded.startswith("(default)")
     assert embedded.endswith("in the box")
+    assert "527 classes" in note
     assert [row.split()[0] for row in rows] == list(hub.available_checkpoints())
     assert "efficientat_mn04            43.2       1.0 M   0.11    4.1 MB      -  MIT             no" in rows
 

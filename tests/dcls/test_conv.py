@@ -12,11 +12,26 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from DCLS.construct.modules import Dcls2d as ReferenceDcls2d
+from DCLS.construct.modules import Dcls2dK1d as ReferenceDcls2dK1d
+from DCLS.construct.modules import Dcls3_1d as ReferenceDcls3_1d
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from audioset_dcls.dcls import Dcls1d, Dcls2d, Dcls3d, DclsNd, dcls_layers, fold
+from audioset_dcls.dcls import (
+    Dcls1d,
+    Dcls2_1d,
+    Dcls2d,
+    Dcls2dK1d,
+    Dcls3_1d,
+    Dcls3_2d,
+    Dcls3d,
+    DclsNd,
+    convert_dcls,
+    dcls_layers,
+    fold,
+)
 from audioset_dcls.dcls.conv import convolve
+from audioset_dcls.dcls.kernel import INTERPOLATION_OF_VERSION
 
 LAYERS = {1: Dcls1d, 2: Dcls2d, 3: Dcls3d}
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -25,7 +40,7 @@ PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 def plain_twin(layer: DclsNd, **arguments) -> nn.Module:
     """torch's own convolution with the layer's dense kernel."""
     conv = PLAIN[layer.dimensions](
-        layer.in_channels, layer.out_channels, layer.dilated_kernel_size, bias=layer.bias is not None, **arguments
+        layer.in_channels, layer.out_channels, layer.kernel_size, bias=layer.bias is not None, **arguments
     )
     with torch.no_grad():
         conv.weight.copy_(layer.dense_kernel())
@@ -191,6 +206,8 @@ def test_repulsive_loss_has_finite_gradients_where_elements_coincide():
         ({"interpolation": "cubic"}, "cubic"),
         ({"interpolation": "v1"}, "'v1' of dcls is 'bilinear' here"),
         ({"padding": "full"}, "full"),
+        ({"padding": "causal"}, "'causal' is neither a number nor one of same, valid"),
+        ({"dense_kernel_size": 3}, "Dcls2d has no dense axes"),
         ({"padding": "same", "stride": 2}, "stride"),
         ({"padding_mode": "mirror"}, "mirror"),
         ({"stride": (1, 2, 3)}, "2 numbers"),
@@ -258,3 +275,76 @@ def test_a_call_written_for_dcls_is_an_error():
         Dcls2d(4, 4, 3, 1, 11, dilated_kernel_size=23)
     with pytest.raises(ValueError, match=r"kernel_count=\(3, 1\) should be a whole number"):
         Dcls2d(4, 4, (3, 1), dilated_kernel_size=23)
+
+
+def reference_layer(kind: type[nn.Module], version: str, **sizes) -> nn.Module:
+    torch.manual_seed(0)
+    layer = kind(4, 6, 3, groups=2, version=version, **sizes)
+    with torch.no_grad():
+        layer.P.copy_((torch.rand_like(layer.P) - 0.5) * (sizes["dilated_kernel_size"] - 1))
+        if layer.SIG is not None:
+            layer.SIG.normal_()
+    return layer
+
+
+@pytest.mark.parametrize("version", ["v1", "max", "gauss"])
+@pytest.mark.parametrize("flat", [None, 0, 1])
+def test_layers_with_dense_and_flat_axes_equal_the_reference(version: str, flat: int | None) -> None:
+    if flat is None:
+        sizes = {"dense_kernel_size": (3, 2), "dilated_kernel_size": 7, "padding": (1, 1, 3)}
+        theirs = reference_layer(ReferenceDcls3_1d, version, **sizes)
+        ours: DclsNd = Dcls3_1d(4, 6, 3, groups=2, interpolation=INTERPOLATION_OF_VERSION[version], **sizes)
+    else:
+        theirs = reference_layer(ReferenceDcls2dK1d, version, dilated_kernel_size=9, padding=4, flat_dim=flat)
+        sizes = {"dilated_kernel_size": 9, "padding": 4, "flat_axis": 1 - flat}
+        ours = Dcls2dK1d(4, 6, 3, groups=2, interpolation=INTERPOLATION_OF_VERSION[version], **sizes)
+    ours.load_state_dict(convert_dcls(theirs.state_dict(), version))
+    x = torch.randn(2, 4, *(5, 6, 12)[-ours.dimensions :])
+    expected = theirs(x)
+    torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-5)
+    gradients = [torch.autograd.grad(layer(x).square().sum(), layer.weight)[0] for layer in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_dcls2_1d_is_dcls3_1d_with_one_axis_less() -> None:
+    """The reference's Gauss of Dcls2_1d has a standard deviation of |SIG| + 1; its state dict is converted to that."""
+    theirs = reference_layer(ReferenceDcls3_1d, "gauss", dense_kernel_size=(1, 3), dilated_kernel_size=9)
+    state = {key: value.detach().squeeze(-3) for key, value in theirs.state_dict().items() if key != "bias"}
+    ours = Dcls2_1d(4, 6, 3, groups=2, dense_kernel_size=3, dilated_kernel_size=9, bias=False)
+    ours.load_state_dict({"weight": state["weight"], "positions": state["P"], "deviations": state["SIG"]})
+    expected = theirs.DCK(theirs.weight, theirs.P, theirs.SIG).squeeze(2)
+    torch.testing.assert_close(ours.dense_kernel(), expected, rtol=0, atol=1e-6)
+    ours.load_state_dict(convert_dcls(state | {"DCK.IDX": torch.zeros(1), "DCK.lim": torch.zeros(1)}))
+    slip = theirs.DCK(theirs.weight, theirs.P, theirs.SIG.abs() + 0.73).squeeze(2)
+    torch.testing.assert_close(ours.dense_kernel(), slip, rtol=0, atol=1e-6)
+
+
+def test_dcls3_2d_has_a_kernel_of_dcls2d_for_each_dense_tap() -> None:
+    torch.manual_seed(0)
+    layer = Dcls3_2d(4, 6, 5, groups=2, dense_kernel_size=3, dilated_kernel_size=(7, 9), padding=(1, 3, 4))
+    nn.init.uniform_(layer.positions, -3, 3)
+    x = torch.randn(2, 4, 6, 11, 12)
+    torch.testing.assert_close(layer(x), plain_twin(layer, groups=2, padding=(1, 3, 4))(x), rtol=1e-5, atol=1e-5)
+    for tap in range(3):
+        flat = Dcls2d(4, 6, 5, groups=2, dilated_kernel_size=(7, 9))
+        with torch.no_grad():
+            flat.weight.copy_(layer.weight[:, :, tap])
+            flat.positions.copy_(layer.positions[:, :, :, tap])
+            flat.deviations.copy_(layer.deviations[:, :, :, tap])
+        torch.testing.assert_close(layer.dense_kernel()[:, :, tap], flat.dense_kernel(), rtol=0, atol=1e-6)
+    nn.init.constant_(layer.positions, 9.0)
+    layer.clamp_positions()
+    assert layer.positions.amax((1, 2, 3, 4)).tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_causal_output_depends_on_no_later_input(stride: int) -> None:
+    layer = Dcls1d(3, 4, 5, dilated_kernel_size=9, padding="causal", stride=stride)
+    nn.init.uniform_(layer.positions, -4, 4)
+    x = torch.randn(1, 3, 20, requires_grad=True)
+    output = layer(x)
+    assert output.shape[-1] == 20 // stride
+    for t in (0, 3, output.shape[-1] - 1):
+        gradient = torch.autograd.grad(output[..., t].sum(), x, retain_graph=True)[0].abs().sum((0, 1))
+        assert (gradient[t * stride + 1 :] == 0).all()
+        assert gradient[t * stride] > 0

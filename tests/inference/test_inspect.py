@@ -9,7 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from audioset_dcls.inference.inspect import inspect, low_share, mean_spectrum, receptive_field, smallest_share
+from audioset_dcls.inference.inspect import (
+    inspect,
+    low_share,
+    mean_spectrum,
+    plot_positions_over_training,
+    receptive_field,
+    smallest_share,
+)
 from audioset_dcls.models import create_model, save_checkpoint
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
@@ -19,11 +26,28 @@ RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 def test_inspect(dcls: bool, tmp_path: Path) -> None:
     model = create_model("convnext_atto", dcls=dcls, depths=[1, 1, 1, 1], dims=[8, 16, 24, 32], num_classes=3)
     save_checkpoint(tmp_path / "small.ckpt", model)
-    paths = inspect(str(tmp_path / "small.ckpt"), tmp_path / "pictures", [RECORDINGS / "dog_bark.ogg"])
-    assert [path.stem for path in paths] == ["kernels", "spectra", *(["positions"] if dcls else []), "receptive_field"]
+    earlier = [str(tmp_path / "small.ckpt")] if dcls else []
+    paths = inspect(str(tmp_path / "small.ckpt"), tmp_path / "pictures", [RECORDINGS / "dog_bark.ogg"], earlier)
+    names = ["kernels", "spectra", *(["positions"] if dcls else []), "receptive_field"]
+    assert [path.stem for path in paths] == [*names, *(["positions_over_training"] if dcls else [])]
     for path in paths:
         assert np.asarray(Image.open(path).convert("L")).std() > 1  # something is on it
     assert len(list((tmp_path / "pictures").iterdir())) == len(paths)
+
+
+def test_positions_over_training() -> None:
+    """A column for each checkpoint; the elements that moved are elsewhere in it."""
+    shape = {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32], "num_classes": 3}
+    models = {}
+    for title, spread in (("start", 0.1), ("end", 8.0)):
+        models[title] = create_model("convnext_atto", position_std=spread, **shape)
+    figure = plot_positions_over_training(models)
+    images = [axes.images[0].get_array() for axes in figure.axes if axes.get_title()]
+    assert len(images) == 8
+    held = [(image > 0).sum() for image in images]
+    assert all(held[row * 2] < 30 < held[row * 2 + 1] for row in range(4))  # cells with an element
+    with pytest.raises(ValueError, match="plain: its DCLS layers are not those of the first"):
+        plot_positions_over_training(models | {"plain": create_model("convnext_atto", dcls=False, **shape)})
 
 
 def test_receptive_field_is_centred() -> None:

@@ -249,7 +249,21 @@ def test_published_gmacs(name: str) -> None:
         model = fold(create_model(entry.trunk, dcls=entry.dcls).eval(), tolerance=None, plain=True)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.empty(1, 1, 128, 1001))
-    assert counter.get_total_flops() / 2e9 == pytest.approx(entry.gmacs, rel=0.05)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(entry.gmacs, rel=0.005, abs=0.005)
+
+
+@pytest.mark.parametrize("name", ["convnext_dcls", "fastvit_dcls", "convformer_dcls", "convformer"])
+def test_published_parameters(name: str) -> None:
+    """With 527 classes as published.yaml has them, with 1000 as the paper's table."""
+    entry = available_checkpoints()[name]
+    paper = {"convnext_tiny": 28.6, "fastvit_sa24": 21.5, "convformer_s18": 26.8}[entry.trunk]
+    with torch.device("meta"):
+        counts = [
+            sum(p.numel() for p in create_model(entry.trunk, dcls=entry.dcls, num_classes=classes).parameters())
+            for classes in (527, 1000)
+        ]
+    assert counts[0] == entry.parameters
+    assert counts[1] / 1e6 == pytest.approx(paper, abs=0.05)
 
 
 def test_published_table() -> None:
