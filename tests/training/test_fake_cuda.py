@@ -1,8 +1,8 @@
 """Training, validation and scoring on a GPU, without a GPU.
 
 The forward passes run on fake CUDA tensors under CUDA's own autocast; whole steps with their backward pass and
-optimiser in a child process, on the made device of `devices.py`. What is left on another device, waits for the device or has the
-wrong dtype is an error. Numbers are none of it.
+optimiser in a child process, on the made device of `devices.py`. What is left on another device, waits for the device
+or has the wrong dtype is an error. Numbers are none of it.
 """
 
 from __future__ import annotations
