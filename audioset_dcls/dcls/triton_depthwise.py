@@ -17,6 +17,7 @@ This module imports triton: only `candidates.py` imports it, when a CUDA tensor 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -191,8 +192,12 @@ def _weight_gradient(  # type: ignore[no-untyped-def]
     tl.store(grad_k + channel * (KH * KW) + i[:, None] * KW + j[None, :], taps, mask=mask)
 
 
-def tuned(kernel: Any, configs: list[dict[str, int]]) -> Any:
-    """The kernel with its block sizes chosen by timing; in the interpreter the first ones."""
+def tuned(kernel: Any, configs: list[dict[str, int]], reset: Sequence[str] = ()) -> Any:
+    """The kernel with its block sizes chosen by timing; in the interpreter the first ones.
+
+    Args:
+        reset: arguments of which not all sizes write the same part; they are zeroed between two.
+    """
     if INTERPRETED:
         return _WithBlocks(kernel, {name: size for name, size in configs[0].items() if name.isupper()})
     options = [
@@ -203,7 +208,8 @@ def tuned(kernel: Any, configs: list[dict[str, int]]) -> Any:
         )
         for config in configs
     ]
-    return triton.autotune(options, key=["channels", "height", "width", "KH", "KW"])(kernel)
+    key = ["channels", "height", "width", "KH", "KW"]
+    return triton.autotune(options, key=key, reset_to_zero=list(reset) or None)(kernel)
 
 
 class _WithBlocks:

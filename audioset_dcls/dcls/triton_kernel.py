@@ -187,7 +187,7 @@ def _elements_gradient(  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-_ELEMENTS_GRADIENT = tuned(_elements_gradient, WEIGHT_BLOCKS)
+_ELEMENTS_GRADIENT = tuned(_elements_gradient, WEIGHT_BLOCKS, reset=["projected"])
 _SMALLEST_PART = min(blocks["KERNEL_ROWS"] for blocks in (WEIGHT_BLOCKS[:1] if INTERPRETED else WEIGHT_BLOCKS))
 
 

@@ -27,8 +27,9 @@ def main(capability: int) -> None:
     size = {"KH": 23, "KW": 23}
     for dtype in ("bf16", "fp32"):
         maps = {"x": dtype, "g": dtype, "y": dtype, "k": dtype, "grad_k": "fp32", "projected": "fp32", **elements}
-        for width, window, block in MAPS if dtype == "bf16" else MAPS[:1]:
-            blocks = {"WINDOWED": width > 64, "IN": window, "OUT": block, "PRECISION": "tf32"}
+        cases = [(*sizes, "tf32") for sizes in MAPS] if dtype == "bf16" else [(*MAPS[0], "tf32"), (*MAPS[0], "tf32x3")]
+        for width, window, block, precision in cases:
+            blocks = {"WINDOWED": width > 64, "IN": window, "OUT": block, "PRECISION": precision}
             forward = size | blocks | {"FLIP": False, "ROWS": 64}
             report(capability, triton_depthwise._correlate, maps, forward)
             gradient = size | blocks | {"ROW_COUNT": 4096, "OUT_WIDTH": width, "KW_PADDED": 32}

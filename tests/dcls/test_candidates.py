@@ -1,8 +1,8 @@
 """What a GPU may compute a depthwise convolution with, against float64; without a GPU in Triton's interpreter.
 
-Tolerances are relative to the largest value. float32: 1e-6, sums of some hundred terms. bf16x3: 3e-5, products cut at
+Tolerances are relative to the largest value. float32: 2e-6, sums of up to 4,000 terms. bf16x3: 3e-5, products cut at
 2^-16. TF32: 3e-3, 10 bits of each factor. bfloat16: 1e-2 of an output of 8 bits, which the interpreter cuts off and
-does not round; the weight gradients stay in float32, within 1e-6 or the product's tolerance.
+does not round; the weight gradients stay in float32, within 2e-6 or the product's tolerance.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def check(size: tuple[int, int], kernel: tuple[int, int], padding: tuple[int, in
         output = candidate.forward(x, k, padding)
         gradients = candidate.backward(g, x, k, padding)
         assert output.dtype == gradients[0].dtype == dtype
-        bound = PRODUCT_ERROR.get(candidate.name, 1e-6)
+        bound = PRODUCT_ERROR.get(candidate.name, 2e-6)
         rounded = bound if dtype == torch.float32 else 1e-2
         # torch's own weight gradient comes in the input's dtype
         of_weight = 1e-2 if dtype != torch.float32 and candidate.name.startswith("torch") else bound
