@@ -26,7 +26,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES = {"torch", "torch channels-last", "spectral float32", "spectral TF32", "spectral bf16x3", "cells", "triton"}
 PRODUCT_ERROR = {"spectral TF32": 3e-3, "spectral bf16x3": 3e-5}
 SMALL = [((6, 5), (3, 4), (1, 2)), ((5, 7), (9, 5), (4, 2)), ((4, 3), (1, 1), (0, 0))]
-# of the paper: height and width of the four stages' maps
+# of the paper: height and width of the four stages' maps; then wide ones
 PAPER = [((64, 62), (23, 23), (11, 11)), ((32, 31), (23, 23), (11, 11)), ((16, 15), (23, 23), (11, 11))]
 PAPER += [((8, 7), (15, 13), (7, 6)), ((9, 100), (5, 23), (2, 11)), ((5, 70), (7, 33), (3, 16))]
 
@@ -84,12 +84,11 @@ def test_every_candidate_is_right(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("size", "kernel", "padding"), PAPER)
 def test_every_candidate_is_right_on_the_paper_s_and_wide_maps(
-    size: tuple[int, int], kernel: tuple[int, int], padding: tuple[int, int], dtype: torch.dtype
+    size: tuple[int, int], kernel: tuple[int, int], padding: tuple[int, int]
 ) -> None:
-    names = check(size, kernel, padding, dtype)
+    names = check(size, kernel, padding, torch.float32)
     assert names == NAMES - (set() if size[0] * size[1] <= cells.MOST_CELLS else {"cells"})
 
 
