@@ -54,7 +54,7 @@ day() {
     "$PYTHON" -c 'from audioset_dcls.commands.train import main; main()' \
         experiment=embedded model=checkpoint teacher=null logger=none name=gpu_day hydra.run.dir="$OUT/runs/gpu_day" \
         "data.train=[$DCLS_DATA/open_sounds/train.h5]" "data.weights=[1.0]" \
-        "data.val=[$DCLS_DATA/open_sounds/validation.h5]" data.teacher=stored benchmark=$([ $wrong = 0 ] && echo true || echo false) \
+        "data.val=[$DCLS_DATA/open_sounds/validation.h5]" benchmark=$([ $wrong = 0 ] && echo true || echo false) \
         "+trainer.max_time={seconds:$train_seconds}" epochs=1000 decay_epochs=10 "${TRAIN[@]}"
     ls -la "$OUT" "$OUT/runs/gpu_day"
     echo "== $SECONDS s in all; $([ $wrong = 0 ] && echo 'every operator is right' || echo 'AN OPERATOR IS WRONG: see check.csv')"
