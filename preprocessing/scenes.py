@@ -359,17 +359,20 @@ class Scenes:
         rows = [row for row, chosen in enumerate(plan.filters) if chosen is not None]
         if not rows:
             return waveform
-        chosen = torch.tensor([plan.filters[row] for row in rows], dtype=torch.float32).to(self.device)
+        # not a list: indexing by one waits for the device
+        index = torch.tensor(rows).to(self.device, non_blocking=True)
+        chosen = torch.tensor([plan.filters[row] for row in rows], dtype=torch.float32)
+        chosen = chosen.to(self.device, non_blocking=True)
         low, high, tilt, room, wet = (column[:, None] for column in chosen.unbind(1))
         frequency = torch.linspace(0, SAMPLE_RATE / 2, RESPONSE_POINTS, device=self.device).clamp(min=20.0)
         response = (1 + (frequency / high) ** 8).rsqrt() * (1 + (low / frequency) ** 8).rsqrt()  # Butterworth, order 4
         response = response * 10 ** (tilt / 20 * torch.log2(frequency / 1000)).clamp(-1, 1)
         response = F.interpolate(response[:, None], self._rooms.shape[1], mode="linear", align_corners=True)[:, 0]
-        spectrum = torch.fft.rfft(waveform[rows]) * response * (1 + wet * self._rooms[room[:, 0].long()])
+        plain = waveform[index]
+        spectrum = torch.fft.rfft(plain) * response * (1 + wet * self._rooms[room[:, 0].long()])
         filtered = torch.fft.irfft(spectrum, self.samples)
         peak = filtered.abs().amax(1, keepdim=True).clamp(min=1e-9)
-        waveform[rows] = filtered * (waveform[rows].abs().amax(1, keepdim=True) / peak)
-        return waveform
+        return waveform.index_copy_(0, index, filtered * (plain.abs().amax(1, keepdim=True) / peak))
 
     def targets(self, plan: Plan) -> dict[str, Tensor]:
         """`target` and, with stored scores, `teacher`."""

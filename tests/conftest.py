@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import copy
 import csv
+import os
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 # A shell starts background jobs with SIGINT ignored, and what they start inherits that: no Ctrl-C would arrive.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Triton's kernels run in its interpreter, on the CPU; it has to be told before triton is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
@@ -185,8 +190,6 @@ def _decoders() -> DecoderPool:
 
 
 def environment() -> dict[str, str]:
-    import os
-
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 

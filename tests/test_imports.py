@@ -49,6 +49,9 @@ ROOMS = {
     "audioset_dcls.inference": INFERENCE,
     "audioset_dcls.commands": {"audioset_dcls.commands", *TAGGING, *STORE, *CLUSTER, *TRAINING, *INFERENCE},
 }
+# Whole modules of triton's kernels, and the one that imports them, in functions.
+TRITON = {"audioset_dcls.dcls.triton_depthwise", "audioset_dcls.dcls.triton_kernel"}
+CANDIDATES = "audioset_dcls.dcls.candidates"
 TORCH = {"torch", "torchaudio", "timm", "lightning", "torchvision", "onnxscript"}  # torch and what imports it
 
 # Hosts that files name, and why. Package registries and model hubs are none of them: nothing is fetched from there.
@@ -154,8 +157,20 @@ def test_the_method_needs_torch_alone() -> None:
     for name, path in modules():
         if room_of(name) == "audioset_dcls.dcls":
             used = {module.split(".")[0] for module in imported(ast.parse(path.read_text()))}
-            foreign = used - sys.stdlib_module_names - {"torch", "audioset_dcls"}
+            # Triton comes with torch, on the platforms that have it
+            own = {"torch", "audioset_dcls"} | ({"triton"} if name in {*TRITON, CANDIDATES} else set())
+            foreign = used - sys.stdlib_module_names - own
             assert not foreign, f"{name} imports {sorted(foreign)}"
+
+
+def test_triton_is_imported_when_a_tensor_on_a_gpu_comes() -> None:
+    for name, path in modules():
+        tree = ast.parse(path.read_text())
+        at_once = {module for node in tree.body for module in imported(node) if not isinstance(node, ast.FunctionDef)}
+        if name not in TRITON:
+            assert not at_once & {"triton", *TRITON}, name
+        if name not in {*TRITON, CANDIDATES}:
+            assert not set(imported(tree)) & {"triton", *TRITON}, name
 
 
 def test_evaluation_knows_scores_and_targets_alone() -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audioset_dcls.dcls import candidates
 from audioset_dcls.dcls.benchmark import is_benchmarking, quickest
 from audioset_dcls.dcls.spectral import (
     Axis,
@@ -44,11 +45,16 @@ def depthwise_conv2d(
     bias = None if bias is None else bias.to(input.dtype)
     training = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
     compiled = torch.compiler.is_compiling()
-    if is_traced() or (compiled and input.device.type != "cpu"):  # a recorded graph is for any size of map
+    measured = candidates.is_measured(input.device) and input.numel() > 0
+    if is_traced() or (compiled and input.device.type != "cpu" and not measured):  # a graph is for any size of map
         return _direct(input, weight, bias, padding)
-    if not compiled:
+    if measured:
+        cropped, cut_padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
+        output = candidates.measured(input, cropped, *cut_padding)
+    elif not compiled:
         return _quicker(input, weight, bias, padding, training, measure=is_benchmarking())
-    output = _convolve(input, weight, padding[0], padding[1], training)  # for any size, too: it chooses when it runs
+    else:
+        output = _convolve(input, weight, padding[0], padding[1], training)  # it chooses when it runs, for any size
     return output if bias is None else output + bias.view(-1, 1, 1)
 
 
@@ -102,8 +108,8 @@ def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int], 
 
     On 2 cores with AVX2 (docs/performance.md): 0.1 ns a multiply-add of the direct convolution, 0.37 of that for one of
     the transforms, 3.3 ns for a coefficient's 4 x 4 products. A training step costs 3 forwards here; torch's costs 6
-    up to 7 x 7, 12 to 24 above, and 90 if the kernel is larger than the map. On CUDA torch's own operator is taken:
-    the spectral one has not been measured there.
+    up to 7 x 7, 12 to 24 above, and 90 if the kernel is larger than the map. On CUDA torch's own operator is taken
+    unless `set_benchmark` is on: nothing has been measured there.
     """
     if input.device.type != "cpu" or input.numel() == 0:
         return False

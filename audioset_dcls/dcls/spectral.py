@@ -24,10 +24,13 @@ input and kernel. Both operators are bilinear: their own gradients are made of e
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+Product = Callable[[Tensor, Tensor], Tensor]  # of matrices, broadcast over the leading axes
 
 # Bounds of the spectra held at a time: about the size of a last-level cache; larger batches go through in parts.
 _SPECTRUM_BYTES = 20 << 20
@@ -65,17 +68,19 @@ def _basis(period: int, first: int, count: int, dtype: torch.dtype, device: torc
     return torch.cat([angles.cos(), angles.sin()]).to(device=device, dtype=dtype)
 
 
-def _transform(x: Tensor, height_basis: Tensor, width_basis: Tensor) -> Tensor:
+def _transform(x: Tensor, height_basis: Tensor, width_basis: Tensor, product: Product = torch.matmul) -> Tensor:
     """(B, H, W, C) cells -> (B, 2, bins_height, 2, bins_width * C) coefficients (cosine and sine along each axis)."""
-    rows = width_basis @ x
-    coefficients = height_basis @ rows.flatten(2)
+    rows = product(width_basis, x)
+    coefficients = product(height_basis, rows.flatten(2))
     return coefficients.view(x.shape[0], 2, height_basis.shape[0] // 2, 2, -1)
 
 
-def _transform_back(coefficients: Tensor, height_basis: Tensor, width_basis: Tensor, channels: int) -> Tensor:
+def _transform_back(
+    coefficients: Tensor, height_basis: Tensor, width_basis: Tensor, channels: int, product: Product = torch.matmul
+) -> Tensor:
     """The transpose of `_transform`: (B, 2, bins_height, 2, bins_width * C) -> (B, H, W, C)."""
-    rows = height_basis.T @ coefficients.view(coefficients.shape[0], height_basis.shape[0], -1)
-    return width_basis.T @ rows.view(*rows.shape[:2], width_basis.shape[0], channels)
+    rows = product(height_basis.T, coefficients.view(coefficients.shape[0], height_basis.shape[0], -1))
+    return product(width_basis.T, rows.view(*rows.shape[:2], width_basis.shape[0], channels))
 
 
 _Component = tuple[int, int]  # cosine (0) or sine (1) along height and width
@@ -133,21 +138,27 @@ def kernel_spectrum(weight: Tensor, height: Axis, width: Axis, like: Tensor) -> 
     return _transform(cells, height_basis, width_basis)[0] * (4 / (height.period * width.period))
 
 
-def correlate_spectrum(x: Tensor, k: Tensor, height: Axis, width: Axis) -> Tensor:
+def correlate_spectrum(x: Tensor, k: Tensor, height: Axis, width: Axis, product: Product = torch.matmul) -> Tensor:
     """(B, H, W, C) cells and the kernel's spectrum -> (B, H', W', C) cells."""
     (in_h, _, out_h), (in_w, _, out_w) = height.bases(x), width.bases(x)
     channels = x.shape[-1]
     y = x.new_empty(x.shape[0], height.out_size, width.out_size, channels)
     for clips in _parts(height, width, x):
-        y[clips] = _transform_back(_multiply(_transform(x[clips], in_h, in_w), k, _OUTPUT), out_h, out_w, channels)
+        spectrum = _multiply(_transform(x[clips], in_h, in_w, product), k, _OUTPUT)
+        y[clips] = _transform_back(spectrum, out_h, out_w, channels, product)
     return y
 
 
 @torch.library.custom_op("audioset_dcls::depthwise_conv2d", mutates_args=())
 def correlate(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
+    return correlate_by(torch.matmul, input, weight, pad_height, pad_width)
+
+
+def correlate_by(product: Product, input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
+    """The convolution with the transforms of maps by `product`; the kernel's own is always a `torch.matmul`."""
     height, width = axes(input, weight, pad_height, pad_width)
     x = working(input)
-    y = correlate_spectrum(x, kernel_spectrum(weight, height, width, x), height, width)
+    y = correlate_spectrum(x, kernel_spectrum(weight, height, width, x), height, width, product)
     return y.to(input.dtype).permute(0, 3, 1, 2)
 
 
@@ -162,6 +173,13 @@ def output_like(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) 
 def correlate_backward(
     grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int
 ) -> tuple[Tensor, Tensor]:
+    return correlate_backward_by(torch.matmul, grad, input, weight, pad_height, pad_width)
+
+
+def correlate_backward_by(
+    product: Product, grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of input and kernel, with the transforms of maps by `product`."""
     height, width = axes(input, weight, pad_height, pad_width)
     x, g = working(input), working(grad)
     (in_h, ker_h, out_h), (in_w, ker_w, out_w) = height.bases(x), width.bases(x)
@@ -170,9 +188,9 @@ def correlate_backward(
     grad_k = torch.zeros_like(k)
     grad_x = torch.empty_like(x)
     for clips in _parts(height, width, x):
-        grad_spectrum = _transform(g[clips], out_h, out_w)
-        grad_k += _multiply(grad_spectrum, _transform(x[clips], in_h, in_w), _OF_KERNEL).sum(0)
-        grad_x[clips] = _transform_back(_multiply(grad_spectrum, k, _OF_INPUT), in_h, in_w, channels)
+        grad_spectrum = _transform(g[clips], out_h, out_w, product)
+        grad_k += _multiply(grad_spectrum, _transform(x[clips], in_h, in_w, product), _OF_KERNEL).sum(0)
+        grad_x[clips] = _transform_back(_multiply(grad_spectrum, k, _OF_INPUT), in_h, in_w, channels, product)
     grad_weight = _transform_back(grad_k[None] * scale, ker_h, ker_w, channels)
     return grad_x.to(input.dtype).permute(0, 3, 1, 2), grad_weight.permute(3, 0, 1, 2).to(weight.dtype).contiguous()
 
