@@ -7,6 +7,7 @@ BIN := .venv/bin
 tag: .venv/tagging ## make tag FILE=clip.wav
 	@$(BIN)/dcls-tag $(if $(FILE),'$(FILE)',--help) $(ARGS)
 
+export PYTHONDONTWRITEBYTECODE := # else each of the commands that the tests start compiles everything anew
 # Two processes of one thread each: on two cores that halves the time, torch's own threads do not.
 test: .venv/dev ## the fast tests, some eight minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope

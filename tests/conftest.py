@@ -13,7 +13,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ if not Path("/dev/nvidiactl").exists():
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
+Here = Callable[..., tuple[int, str, str]]  # arguments -> exit status, stdout, stderr
+MODULES = {"dcls-eval": "evaluate"}  # of commands that are called otherwise
 COMMAND = [sys.executable, "-c", "from audioset_dcls.commands.tag import main; main()"]
 
 
@@ -145,23 +148,30 @@ def dcls_tag(tagger_file: Path, tmp_path: Path) -> Callable[..., subprocess.Comp
 
 
 @pytest.fixture
-def tag_here(
-    tagger_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The same in this process: (exit status, stdout, stderr). The model and the decoders start once a session."""
-    from audioset_dcls.commands.tag import main
+def command_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """A command in this process: command_here("dcls-tag", *arguments) -> (exit status, stdout, stderr)."""
 
-    monkeypatch.setattr("audioset_dcls.tagging.tagger.open_model", _open_once)
-    monkeypatch.setattr("preprocessing.decoding.process.DecoderPool", lambda started: nullcontext(_decoders()))
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dcls-tag", "--model", str(tagger_file), *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        main = import_module(f"audioset_dcls.commands.{MODULES.get(name, name.removeprefix('dcls-'))}").main
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        status = 0
+        try:
             main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
+        except SystemExit as end:
+            if isinstance(end.code, str):  # Python prints it and ends with 1
+                print(end.code, file=sys.stderr)
+            status = 1 if isinstance(end.code, str) else end.code or 0
+        return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def tag_here(tagger_file: Path, monkeypatch: pytest.MonkeyPatch, command_here: Here) -> Here:
+    """dcls-tag in this process. The model and the decoders start once a session."""
+    monkeypatch.setattr("audioset_dcls.tagging.tagger.open_model", _open_once)
+    monkeypatch.setattr("preprocessing.decoding.process.DecoderPool", lambda started: nullcontext(_decoders()))
+    return partial(command_here, "dcls-tag", "--model", tagger_file)
 
 
 @pytest.fixture

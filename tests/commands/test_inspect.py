@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from audioset_dcls.commands.inspect import pictures_folder
-from tests.conftest import environment
+from tests.conftest import Here
 
 
 def test_pictures_lie_beside_their_checkpoint(tmp_path: Path) -> None:
@@ -19,9 +17,8 @@ def test_pictures_lie_beside_their_checkpoint(tmp_path: Path) -> None:
     assert pictures_folder(Path("convnext_dcls")) == Path("convnext_dcls-pictures")
 
 
-def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from audioset_dcls.commands.inspect import main; main()", "runs/a/best.ckpt"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
-    (line,) = done.stderr.splitlines()
+def test_a_missing_checkpoint_is_one_line(command_here: Here) -> None:
+    status, _, err = command_here("dcls-inspect", "runs/a/best.ckpt")
+    (line,) = err.splitlines()
     assert line.startswith("dcls-inspect: runs/a/best.ckpt: no such file")
-    assert done.returncode == 1
+    assert status == 1

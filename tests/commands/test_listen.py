@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,31 +20,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from audioset_dcls.commands import listen
 from preprocessing.audio import read_audio
 from preprocessing.live import Microphone
-from tests.conftest import RECORDINGS, _open_once, environment, first_labels
+from tests.conftest import RECORDINGS, Here, _open_once, environment, first_labels
 
-Here = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-c", "from audioset_dcls.commands.listen import main; main()"]
 SAME = ("start", "end", "label", "score", "mean", "implied")
 
 
 @pytest.fixture
-def listen_here(tagger_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """Run the command in this process: (exit status, stdout, stderr)."""
+def listen_here(tagger_file: Path, monkeypatch: pytest.MonkeyPatch, command_here: Here) -> Here:
     monkeypatch.setattr("audioset_dcls.tagging.tagger.open_model", _open_once)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dcls-listen", "--model", str(tagger_file), *map(str, arguments)])
-        status = 0
-        try:
-            listen.main()
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+    return partial(command_here, "dcls-listen", "--model", tagger_file)
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -8,20 +8,19 @@ import pty
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from audioset_dcls.commands import models, tag
+from audioset_dcls.commands import tag
 from audioset_dcls.models import hub
 from audioset_dcls.tagging.exported import exported
-from tests.conftest import COMMAND, RECORDINGS, environment
+from tests.conftest import COMMAND, RECORDINGS, Here, environment
 from tests.models import stand_ins
 from tests.servers import Server
 
-Here = Callable[..., tuple[int, str, str]]
 NAME = "efficientat_dymn04"
 
 
@@ -50,19 +49,8 @@ def publish(server: Server, folder: Path, sha256: str | None, size: int | None) 
 
 
 @pytest.fixture
-def models_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """The command in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dcls-models", *arguments])
-        status = 0
-        try:
-            models.main()
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+def models_here(command_here: Here) -> Here:
+    return partial(command_here, "dcls-models")
 
 
 def cached(tmp_path: Path) -> Path:
@@ -178,6 +166,7 @@ def test_a_damaged_record_is_named(release: Server, models_here: Here, tmp_path:
     assert "its record model.pth.sha256 is damaged" in err
 
 
+@pytest.mark.slow
 def test_remove(release: Server, models_here: Here, tmp_path: Path) -> None:
     publish(release, tmp_path, None, None)
     models_here("fetch", NAME)

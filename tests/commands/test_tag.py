@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from audioset_dcls import __version__
-from audioset_dcls.commands import export, tag
-from tests.conftest import RECORDINGS, environment
-
-Here = Callable[..., tuple[int, str, str]]
+from audioset_dcls.commands import tag
+from tests.conftest import RECORDINGS, Here, environment
 
 
 @pytest.mark.parametrize(
@@ -147,17 +145,8 @@ def test_version(tag_here: Here) -> None:
 
 
 @pytest.fixture
-def export_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dcls-export", *map(str, arguments)])
-        status = 0
-        try:
-            export.main()
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+def export_here(command_here: Here) -> Here:
+    return partial(command_here, "dcls-export")
 
 
 def test_export(checkpoint: Path, tmp_path: Path, export_here: Here, tag_here: Here) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from audioset_dcls.tagging.session import OnnxModel
 from preprocessing.clips.layout import ClipFileError, to_int16
 from preprocessing.clips.reader import ClipFile
 from preprocessing.clips.writer import ClipWriter
-from tests.conftest import ROOT
+from tests.conftest import Here
 
 LABELS = tuple("abcdef")  # "f" has no training data
 SAMPLES = 16_000
@@ -184,28 +182,22 @@ def test_files_tell_what_was_trained(model: AudioTagger, data: dict[str, Path]) 
         calibrate_model(model_without, [data["validation"]])
 
 
-def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path) -> None:
+def test_command(model: AudioTagger, data: dict[str, Path], tmp_path: Path, command_here: Here) -> None:
     """The file has the finished scores and says what was done."""
     save_checkpoint(tmp_path / "best.ckpt", model, LABELS)
-    command = [
-        sys.executable,
-        "-c",
-        "from audioset_dcls.commands.export import main; main()",
-        str(tmp_path / "best.ckpt"),
-    ]
     (tmp_path / "about.yaml").write_text("licence: MIT\nscores: {mAP: [0.3, 0.25, 0.35]}\n")
-    run = [*command, str(tmp_path / "tagger.onnx"), "--calibrate", str(data["validation"])]
-    run += ["--metadata", str(tmp_path / "about.yaml"), "--thresholds", str(tmp_path / "own.csv")]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "1 classes with fewer than 5 training clips of 3 sources masked" in done.stdout
+    files = [tmp_path / "best.ckpt", tmp_path / "tagger.onnx", "--calibrate", data["validation"]]
+    also = ["--metadata", tmp_path / "about.yaml", "--thresholds", tmp_path / "own.csv"]
+    status, out, err = command_here("dcls-export", *files, *also)
+    assert status == 0, err
+    assert "1 classes with fewer than 5 training clips of 3 sources masked" in out
     exported = OnnxModel(tmp_path / "tagger.onnx")
     assert exported.metadata["masked"] == ["f"]
     assert (exported.metadata["licence"], exported.metadata["scores"]) == ("MIT", {"mAP": [0.3, 0.25, 0.35]})
     assert exported.metadata["calibration"]["clips"] == 150
     thresholds = read_thresholds(tmp_path / "own.csv", exported.labels)
     assert set(thresholds) <= set(exported.labels)
-    assert f"thresholds of {len(thresholds)} classes" in done.stdout
+    assert f"thresholds of {len(thresholds)} classes" in out
     test = ClipFile(data["test"])
     waveform = test.waveform(0)[None] / np.float32(32_767)
     (scores,) = exported.run(waveform)

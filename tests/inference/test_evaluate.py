@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, roc_auc_score
 
-from audioset_dcls.commands import evaluate as evaluate_command
 from audioset_dcls.export.onnx import export
 from audioset_dcls.inference.predict import predict
 from audioset_dcls.models import create_model, load_checkpoint, save_checkpoint
@@ -25,6 +23,7 @@ from preprocessing.clips.reader import ClipFile
 from preprocessing.clips.writer import ClipWriter
 from preprocessing.files import sha256_of
 from preprocessing.log_mel import LogMel
+from tests.conftest import Here
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
@@ -75,19 +74,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dcls_eval(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dcls-eval", *map(str, arguments), *ARGUMENTS])
-        with pytest.raises(SystemExit) as exit_:
-            evaluate_command.main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
+def dcls_eval(command_here: Here) -> Here:
+    return lambda *arguments: command_here("dcls-eval", *arguments, *ARGUMENTS)
 
 
 @pytest.mark.parametrize("seconds", [None, 1.0])
@@ -123,9 +111,7 @@ def test_zeros_that_pad_a_clip_are_not_heard(checkpoint: Path, tmp_path: Path) -
             assert row == pytest.approx(expected.numpy(), abs=1e-5)
 
 
-def test_report_is_equal_to_sklearn(
-    checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_report_is_equal_to_sklearn(checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Here) -> None:
     status, output, errors = dcls_eval(checkpoint, "--data", data, "-o", tmp_path)
     assert (status, errors) == (0, "")
     stored = json.loads((tmp_path / "metrics.json").read_text())
@@ -146,9 +132,7 @@ def test_report_is_equal_to_sklearn(
     assert [row["train_clips"] for row in stored["per_class"].values()] == [40, 30, 20]  # from the checkpoint
 
 
-def test_train_data_counts_training_clips(
-    checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_train_data_counts_training_clips(checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Here) -> None:
     train = write_clips(tmp_path / "train.h5", seed=1)
     assert dcls_eval(checkpoint, "--data", data, "-o", tmp_path, "--train-data", train, train)[0] == 0
     stored = json.loads((tmp_path / "metrics.json").read_text())
@@ -156,9 +140,7 @@ def test_train_data_counts_training_clips(
     assert [row["train_clips"] for row in stored["per_class"].values()] == counts[1:].tolist()
 
 
-def test_onnx_tagger_scores_like_its_checkpoint(
-    checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_onnx_tagger_scores_like_its_checkpoint(checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Here) -> None:
     tagger = export(load_checkpoint(checkpoint), tmp_path / "tiny.onnx").path
     for seconds in (None, 1.0):
         names, _, expected = predict(checkpoint, data, seconds, device="cpu", num_workers=0)
@@ -173,9 +155,7 @@ def test_onnx_tagger_scores_like_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_two_processes_score_each_clip_once(
-    checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_two_processes_score_each_clip_once(checkpoint: Path, data: Path, tmp_path: Path, dcls_eval: Here) -> None:
     """torchrun with two gloo processes: the same scores as one process, clip by clip, and one report."""
     assert dcls_eval(checkpoint, "--data", data, "-o", tmp_path / "one")[0] == 0
     script = tmp_path / "dcls-eval"
@@ -194,9 +174,7 @@ def test_two_processes_score_each_clip_once(
     assert stored["clips"] == CLIPS
 
 
-def test_runs_are_evaluated_compared_and_not_evaluated_twice(
-    data: Path, tmp_path: Path, dcls_eval: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_runs_are_evaluated_compared_and_not_evaluated_twice(data: Path, tmp_path: Path, dcls_eval: Here) -> None:
     for place, (name, seed) in enumerate([("dcls", 0), ("dcls", 1), ("plain", 0), ("plain", 1)]):
         write_checkpoint(tmp_path / name / f"seed_{seed}" / "best.ckpt", place)
     status, output, errors = dcls_eval("--runs", tmp_path, "--data", data)
@@ -242,7 +220,7 @@ def test_bad_input_is_one_clear_line(
     data: Path,
     checkpoint: Path,
     tmp_path: Path,
-    dcls_eval: Callable[..., tuple[int, str, str]],
+    dcls_eval: Here,
 ) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "eval.h5").symlink_to(data)
@@ -271,7 +249,7 @@ def test_bad_input_is_one_clear_line(
         ["a.ckpt", "--data", "eval.h5", "--baseline", "other"],
     ],
 )
-def test_usage_errors(arguments: list[str], dcls_eval: Callable[..., tuple[int, str, str]]) -> None:
+def test_usage_errors(arguments: list[str], dcls_eval: Here) -> None:
     status, _, errors = dcls_eval(*arguments)
     assert status == 2
     assert "usage: dcls-eval" in errors

@@ -18,7 +18,9 @@ from tests.models import stand_ins
 TOLERANCE = 1e-4  # absolute, on logits of up to 4.8
 
 
-@pytest.mark.parametrize("name", stand_ins.MODELS)
+@pytest.mark.parametrize(
+    "name", [name if "dcls" in name else pytest.param(name, marks=pytest.mark.slow) for name in stand_ins.MODELS]
+)
 def test_logits_equal_the_authors(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.pth"
     # what DCLS-Audio's training script writes beside the weights

@@ -109,7 +109,14 @@ def batch(**more: Tensor) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize(("trunk", "dcls"), [*((trunk, True) for trunk in TRUNKS), ("convnext_atto", False)])
+@pytest.mark.parametrize(
+    ("trunk", "dcls"),
+    [
+        ("convnext_atto", True),
+        *(pytest.param(trunk, True, marks=pytest.mark.slow) for trunk in TRUNKS if trunk != "convnext_atto"),
+        ("convnext_atto", False),
+    ],
+)
 def test_a_training_step_s_loss_stays_on_the_device(trunk: str, dcls: bool, fake: FakeTensorMode) -> None:
     """In bfloat16, from waveforms to the loss in float32."""
     module = tagging_module(trunk, dcls, fake)
@@ -192,6 +199,7 @@ def whole_steps(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_whole_step_with_its_backward_pass_stays_on_the_device() -> None:
     assert whole_steps("bfloat16", "convnext_atto") == ["fault seen", "bfloat16 convnext_atto"]
 

@@ -89,7 +89,7 @@ def dies_at(step: int) -> Callable[[str, Callable[..., Any]], Callable[..., Any]
     return wrap
 
 
-@pytest.mark.parametrize("compression", [None, "gzip"])
+@pytest.mark.parametrize("compression", [None, pytest.param("gzip", marks=pytest.mark.slow)])
 def test_killed_at_every_step_it_goes_on_to_the_same_bytes(
     tmp_path: Path, clips: dict[str, Any], compression: str | None
 ) -> None:

@@ -89,7 +89,7 @@ def test_a_csv_that_lists_a_long_file_twice_has_its_clips_once(tmp_path: Path) -
     assert made.lines()[1] == [f"{made.path}: no clip of 1 of the 2 classes: b"]
 
 
-@pytest.mark.parametrize("compression", [None, "gzip"])
+@pytest.mark.parametrize("compression", [None, pytest.param("gzip", marks=pytest.mark.slow)])
 def test_killed_within_a_long_file_it_ends_in_the_same_bytes(tmp_path: Path, compression: str | None) -> None:
     """30 clips of a file are written 16 at a time, with three calls of fsync each."""
     write(tmp_path / "in" / "a" / "1.wav", 300)

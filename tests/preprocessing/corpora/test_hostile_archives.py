@@ -205,7 +205,7 @@ ROWS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [pytest.param("400 MB", marks=pytest.mark.slow), *list(ROWS)[1:]])
 def test_rows_of_a_table_through_the_command(tmp_path: Path, name: str) -> None:
     make, said = ROWS[name]
     output = tmp_path / "out.h5"

@@ -218,7 +218,7 @@ prepare.prepare_open_sounds(out, debs, tars or None, repositories_url=url, data=
 """
 
 
-@pytest.mark.parametrize("tars", [False, True])
+@pytest.mark.parametrize("tars", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_again_and_again_it_ends_in_the_same_files(corpus: Corpus, tmp_path: Path, tars: bool) -> None:
     places = [str(corpus.debs), corpus.url, str(corpus.data), str(corpus.tars) if tars else ""]
     subprocess.run([sys.executable, "-c", RUN, tmp_path / "whole", *places], check=True, capture_output=True)
