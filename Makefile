@@ -7,9 +7,11 @@ BIN := .venv/bin
 tag: .venv/tagging ## make tag FILE=clip.wav
 	@$(BIN)/dcls-tag $(if $(FILE),'$(FILE)',--help) $(ARGS)
 
-export PYTHONDONTWRITEBYTECODE := # else each of the commands that the tests start compiles everything anew
+# else each of the commands that the tests start compiles everything anew
+export PYTHONDONTWRITEBYTECODE :=
+
 # Two processes of one thread each: on two cores that halves the time, torch's own threads do not.
-test: .venv/dev ## the fast tests, some eight minutes on two cores
+test: .venv/dev ## the fast tests, some five minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope
 
 slow: .venv/dev ## the tests that take longer

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from audioset_dcls.tagging.session import OnnxModel
 from audioset_dcls.tagging.tagger import open_model
@@ -64,7 +65,28 @@ def exact_log_mel(waveform: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    return made_once("tagger.ckpt", _write_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """made_once(name, make): a file that `make(path)` writes, once for all processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made_once"
+    folder.mkdir(exist_ok=True)
+
+    def run(name: str, make: Callable[[Path], object]) -> Path:
+        path = folder / name
+        with FileLock(folder / f"{name}.lock"):
+            if not path.exists():
+                make(path)
+        return path
+
+    return run
+
+
+def _write_checkpoint(path: Path) -> None:
     import torch
 
     from audioset_dcls.dcls import fold
@@ -109,17 +131,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weight = (torch.linalg.solve(gram + damping, (targets + 4.0).double()).T @ centred).float()
         model.trunk.head.fc.weight.copy_(weight)
         model.trunk.head.fc.bias.copy_(-4.0 - weight @ mean)
-    path = tmp_path_factory.mktemp("tagger") / "tagger.ckpt"
     save_checkpoint(path, model, names, {"license": "MIT", "scores": {"mAP": 0.5}, "threshold": 0.2})
-    return path
 
 
 @pytest.fixture(scope="session")
-def tagger_file(checkpoint: Path) -> Path:
-    from audioset_dcls.export.onnx import export
-    from audioset_dcls.models.checkpoint import load_checkpoint
+def tagger_file(checkpoint: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    def make(path: Path) -> None:
+        from audioset_dcls.export.onnx import export
+        from audioset_dcls.models.checkpoint import load_checkpoint
 
-    return export(load_checkpoint(checkpoint), checkpoint.with_name("tagger.onnx")).path
+        export(load_checkpoint(checkpoint), path)
+
+    return made_once("tagger.onnx", make)
 
 
 @pytest.fixture(scope="session")

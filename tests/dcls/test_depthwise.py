@@ -133,6 +133,7 @@ def test_compiles_without_graph_breaks_and_gives_the_same_gradients(backend: str
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [(23, 23), (7, 7), (15, 3)])  # by spectra, by torch's convolution, cropped
 def test_the_operator_of_compiled_graphs(kernel: tuple[int, int]) -> None:
     x, k = pair((2, 3, 32, 5), kernel, torch.float32)

@@ -248,6 +248,7 @@ def test_causal_layer(options: dict) -> None:
         torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["repvit_m0_9", "repvit_m1", "mobileone_s0"])
 def test_timm_merges_branches_after_folding(name: str) -> None:
     """Its `reparameterize_model` sums a kernel with 1 x 1 and identity branches."""

@@ -70,6 +70,7 @@ def test_batch_and_length_are_dynamic(checkpoint: Path, tagger_file: Path, batch
     np.testing.assert_allclose(scores, scores_of(load_checkpoint(checkpoint), waveforms), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_reparameterised_fastvit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_model("fastvit_t8", num_classes=3).eval()

@@ -104,6 +104,7 @@ def test_lightning_checkpoints_load_with_averaged_weights_preferred(model: Audio
     assert same(load_checkpoint(tmp_path / "last.ckpt"), average)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_saved_as_itself(model: AudioTagger, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model.pth", torch.compile(model))
     assert same(load_checkpoint(tmp_path / "model.pth"), model)

@@ -184,8 +184,9 @@ def big_config() -> dict[str, Any]:
 
 def wide_kernels(path: Path) -> None:
     """Elements of 26 weights, and a config by which each becomes a kernel of 127 x 127."""
-    model = create_model("convnext_atto", num_classes=3, depths=[1, 1, 60, 1], dims=[8, 8, 600, 8], conv_mlp=True)
-    weights = {f"model.{key}": value.half() for key, value in model.state_dict().items()}
+    with torch.device("meta"):
+        model = create_model("convnext_atto", num_classes=3, depths=[1, 1, 60, 1], dims=[8, 8, 600, 8], conv_mlp=True)
+    weights = {f"model.{key}": torch.zeros(value.shape).half() for key, value in model.state_dict().items()}
     header = checkpoint_header(model, ["a", "b", "c"])
     header["model"]["dilated_kernel_size"] = 127
     torch.save({"audioset_dcls": header, "state_dict": weights}, path)

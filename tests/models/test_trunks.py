@@ -183,6 +183,7 @@ def test_imagenet_weights_but_stem_and_classifier(tmp_path: Path, suffix: str) -
     assert "pretrained" not in model.config
 
 
+@pytest.mark.slow
 def test_dcls_starts_from_the_imagenet_kernels(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = timm.create_model("test_convnext", num_classes=1000, **SMALL["test_convnext"])
@@ -254,6 +255,7 @@ def test_every_weight_is_trained(model: AudioTagger) -> None:
     assert all(layer.positions.grad.abs().sum() > 0 for layer in dcls_layers(trained))
 
 
+@pytest.mark.slow
 def test_export_with_any_batch() -> None:
     model = reparameterize(fold(small("fastvit_sa12")))
     dynamic = {0: torch.export.Dim("batch", min=1, max=64)}
@@ -263,6 +265,7 @@ def test_export_with_any_batch() -> None:
         torch.testing.assert_close(program.module()(log_mel), model(log_mel), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_as_one_graph() -> None:
     model, log_mel = small("test_convnext"), torch.randn(2, 1, 128, 160)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

@@ -257,6 +257,7 @@ def test_the_microphone(open_page: Open, tmp_path: Path) -> None:
         assert "Helicopter" in page.inner_text("#tags")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), pytest.param(1200, "light", marks=pytest.mark.slow)])
 def test_it_is_accessible(open_page: Open, joined: Path, width: int, scheme: str) -> None:
     """axe-core finds nothing serious; on a phone nothing is wider than the screen."""

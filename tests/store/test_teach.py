@@ -82,6 +82,7 @@ def test_the_file_is_a_tagger_like_any_other(taught: Taught, embedded: Tagger) -
     assert thresholds == {one.label: pytest.approx(one.threshold, abs=1e-4) for one in lesson.expected}
 
 
+@pytest.mark.slow
 def test_added_to_the_classes_of_the_tagger(examples: Path, embedded: Tagger, taught: Taught, tmp_path: Path) -> None:
     teach(examples, tmp_path / "all.onnx", embedded, add=True)
     tagger = Tagger(tmp_path / "all.onnx", jobs=1)

@@ -170,6 +170,7 @@ def test_full_disk(folder: Path, dcls_tag: Command, tmp_path: Path) -> None:
     assert "cannot be written" in line
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_running(folder: Path, tmp_path: Path, tagger_file: Path) -> None:
     """A limit on file size stands for the disk: the journal ends with whole lines, the message is one line."""
     write_tones(folder, [f"{number:03}.wav" for number in range(60)], 0.3)
@@ -246,7 +247,14 @@ def test_stdin_that_cannot_be_read(folder: Path, dcls_tag: Command) -> None:
     assert "written" not in done.stderr
 
 
-@pytest.mark.parametrize("outputs", [["--format", "csv,audacity"], ["--plot"], ["--embeddings", "--format", "jsonl"]])
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ["--format", "csv,audacity"],
+        pytest.param(["--plot"], marks=pytest.mark.slow),
+        ["--embeddings", "--format", "jsonl"],
+    ],
+)
 def test_a_name_that_leaves_no_room_for_a_suffix(
     outputs: list[str], folder: Path, tmp_path: Path, tag_here: Here
 ) -> None:
@@ -456,6 +464,7 @@ def test_all_levels(tmp_path: Path, tag_here: Here) -> None:
     assert {event["label"]: event["implied"] for event in record["events"]}["Animal"] is True
 
 
+@pytest.mark.slow
 def test_a_long_run_ends_with_what_was_heard(tmp_path: Path, tag_here: Here) -> None:
     names = ("cow.ogg", "rooster.ogg")
     files = [RECORDINGS / name for name in names]

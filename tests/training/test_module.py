@@ -62,6 +62,7 @@ def test_repulsion() -> None:
     assert layers[0].positions.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature_weight", [0.0, 1.0])
 def test_compiled_with_and_without_a_teachers_embedding(feature_weight: float) -> None:
     graphs: list[torch.fx.GraphModule] = []

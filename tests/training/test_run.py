@@ -152,7 +152,9 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("hook", "calls"), [("training_step", 9), ("validation_step", 7)])
+@pytest.mark.parametrize(
+    ("hook", "calls"), [pytest.param("training_step", 9, marks=pytest.mark.slow), ("validation_step", 7)]
+)
 def test_stopped_run_goes_on(
     unbroken: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str, calls: int
 ) -> None:
@@ -181,6 +183,7 @@ def test_stopped_run_goes_on(
     torch.testing.assert_close(stopped, whole, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_with_what_the_matcher_has_seen(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

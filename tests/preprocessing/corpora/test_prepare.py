@@ -160,7 +160,7 @@ def test_all_forms_give_the_same_file(small: SmallAudioSet, prepared: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "form", [pytest.param("folder", marks=pytest.mark.slow), "tar", pytest.param("parquet", marks=pytest.mark.slow)]
+    "form", ["folder", *(pytest.param(form, marks=pytest.mark.slow) for form in ("tar", "parquet"))]
 )
 def test_killed_again_and_again_it_ends_in_the_same_bytes(
     form: str, sources: dict[str, list[str]], prepared: dict[str, Path], tmp_path: Path

@@ -127,6 +127,7 @@ def simulate(hours: float, settings: Any) -> tuple[list[News], list[int]]:
     return heard, memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [1, pytest.param(24, marks=pytest.mark.slow)])
 def test_a_long_stream_neither_grows_nor_drifts(hours: float, tagger: Tagger) -> None:
     """Each noise is heard at its own second, the last as the first, and nothing is kept of what was before."""
