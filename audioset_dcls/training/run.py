@@ -31,6 +31,7 @@ from audioset_dcls.models import AudioTagger
 from audioset_dcls.models.fine_tune import start_from_priors
 from audioset_dcls.training.callbacks.checkpoints import CheckpointFile, Checkpoints, EpochLog
 from audioset_dcls.training.callbacks.positions import PositionStatistics
+from audioset_dcls.training.callbacks.sigterm import EndOnSigterm
 from audioset_dcls.training.callbacks.teacher import Teacher
 from audioset_dcls.training.losses import Distillation
 from audioset_dcls.training.module import TaggingModule
@@ -235,7 +236,7 @@ def create_callbacks(settings: dict[str, Any], folder: Path) -> list[L.Callback]
     if settings["teacher"]:
         chosen.append(Teacher(settings["teacher"]))
     chosen += [build(callback) for callback in settings["callbacks"].values() if callback]
-    return [*chosen, Checkpoints(folder, settings["save_every_n_steps"]), EpochLog()]
+    return [*chosen, Checkpoints(folder, settings["save_every_n_steps"]), EpochLog(), EndOnSigterm()]
 
 
 def accumulation(batch_size: int, per_process: int, processes: int) -> int:

@@ -36,7 +36,7 @@ from audioset_dcls.training.run import accumulation, limited, train
 from preprocessing.clips.reader import ClipFile
 from preprocessing.clips.writer import ClipWriter
 from tests.models.test_efficientat import published
-from tests.processes import signalled_at
+from tests.processes import signalled_at, wait_until
 from tests.training.small_runs import composed, curve, write_clips
 
 Command = Callable[..., "subprocess.Popen[str]"]
@@ -467,6 +467,17 @@ def test_two_processes_same_curve(unbroken: Path, small: list[str], command: Com
     for two, one in zip(both, curve(unbroken), strict=True):
         # the sums of gradients are rounded in another order
         assert two == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_all_processes(small: list[str], command: Command, tmp_path: Path) -> None:
+    """`pkill` and batch systems send it to all of them at once; the pipe ends when the last one has ended."""
+    arguments = [*small, "trainer.devices=2", "trainer.strategy=ddp", "epochs=1000"]
+    process = command(*arguments, start_new_session=True)
+    wait_until(lambda: (tmp_path / "runs" / "small" / "seed_0" / "last.ckpt").exists(), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow
