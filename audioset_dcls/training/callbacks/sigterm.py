@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 
 class EndOnSigterm(L.Callback):
