@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "build" / "docs_source"
 PAGES = (
-    *("*.md", "CITATION.cff", "LICENSE", "docs/*.md", "docs/pictures/*.png", "checkpoints/README.md", "examples/*"),
+    *("*.md", "CITATION.cff", "LICENSE", "docs/*.md", "docs/pictures/*.png", "checkpoints/README.md"),
+    *("examples/*.py", "examples/*.yaml"),
     *("studies/*/*.md", "studies/open_sounds/pictures/*.png", "studies/open_sounds/results/*"),
 )
 ROOMS = (
