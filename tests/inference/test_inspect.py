@@ -22,7 +22,7 @@ from audioset_dcls.models import create_model, save_checkpoint
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 
 
-@pytest.mark.parametrize("dcls", [True, False])
+@pytest.mark.parametrize("dcls", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_inspect(dcls: bool, tmp_path: Path) -> None:
     model = create_model("convnext_atto", dcls=dcls, depths=[1, 1, 1, 1], dims=[8, 16, 24, 32], num_classes=3)
     save_checkpoint(tmp_path / "small.ckpt", model)

@@ -205,6 +205,7 @@ def test_a_long_recording_can_be_cancelled(open_page: Open, tmp_path: Path) -> N
         assert "Moo" in page.inner_text("#tags")
 
 
+@pytest.mark.slow
 def test_errors_are_words(open_page: Open, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "empty.wav").touch()

@@ -94,6 +94,7 @@ def test_run_folder(unbroken: Path, clips: Path) -> None:
     assert start["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
+@pytest.mark.slow
 def test_log(small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where no progress bar is shown, a job's log says how it stands; a run that went on says where."""
     folder = tmp_path / "run"

@@ -159,9 +159,7 @@ def test_all_forms_give_the_same_file(small: SmallAudioSet, prepared: dict[str, 
     assert contents(prepared["parquet"]) == folder
 
 
-@pytest.mark.parametrize(
-    "form", ["folder", *(pytest.param(form, marks=pytest.mark.slow) for form in ("tar", "parquet"))]
-)
+@pytest.mark.parametrize("form", [pytest.param(form, marks=pytest.mark.slow) for form in ("folder", "tar", "parquet")])
 def test_killed_again_and_again_it_ends_in_the_same_bytes(
     form: str, sources: dict[str, list[str]], prepared: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -181,6 +179,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(
     assert not output.with_name("train.h5.part").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(sources: dict[str, list[str]], prepared: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "train.h5"
     process = command("audioset", *sources["folder"], "-o", str(output), before=signalled_at("fsync", 6, signal.SIGINT))
