@@ -128,18 +128,11 @@ def run(
 
 def _settings(tagger: Tagger, options: Options, outputs: Outputs) -> dict[str, Any]:
     """All that a row depends on, apart from its recording."""
-    settings = options.of(tagger)
     return {
         "version": __version__,
         "model": tagger.model.path.name,
         "model_sha256": sha256_of(tagger.model.path),
-        "window": settings.window,
-        "hop": settings.hop,
-        "threshold": settings.threshold,
-        "thresholds": dict(settings.thresholds or {}),
-        "top": settings.top,
-        "labels": settings.labels,
-        "channel": settings.channel,
+        **options.of(tagger).fingerprint(),
         "timeline": outputs.timeline,
         "embeddings": outputs.embeddings,
     }

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from audioset_dcls.commands.parser import USAGE, create_parser, extra, stop
+from audioset_dcls.commands.parser import USAGE, add_model, create_parser, extra, stop
 from preprocessing.terminal import show
 
 COMMAND = "dcls-index"
@@ -24,9 +24,7 @@ def main() -> None:
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER|GLOB", help="folders recursively")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="STORE.db", help="made if it is missing")
-    parser.add_argument(
-        "--model", metavar="NAME|PATH", help=".onnx file, checkpoint or name (default: the embedded one)"
-    )
+    add_model(parser)
     parser.add_argument("--window", type=float, metavar="S", help="as for dcls-tag (default: the store's)")
     parser.add_argument("--hop", type=float, metavar="S", help="from window to window (default: the store's)")
     parser.add_argument("--jobs", type=int, metavar="N", help="threads (default: one a core)")

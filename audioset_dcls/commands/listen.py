@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from audioset_dcls.commands.parser import USAGE, add_selection, create_parser, extra, stop
+from audioset_dcls.commands.parser import USAGE, add_device, add_model, add_selection, create_parser, extra, stop
 
 if TYPE_CHECKING:
     from audioset_dcls.tagging.results import Settings
@@ -44,10 +44,10 @@ def main() -> None:
     tell.add_argument("--run", metavar="COMMAND", help="start it when an event begins, without a shell (default: none)")
     tell.add_argument("--quiet", action="store_true", help="nothing but errors on stderr (default: off)")
     work = parser.add_argument_group("how to work")
-    work.add_argument("--model", metavar="NAME|PATH", help=".onnx file, checkpoint or name (default: the embedded one)")
+    add_model(work)
     work.add_argument("--window", type=float, metavar="S", help="(default: as the tagger was trained)")
     work.add_argument("--hop", type=float, metavar="S", help="from window to window (default: as dcls-tag)")
-    work.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: cpu)")
+    add_device(work)
     listen(parser.parse_args())
 
 

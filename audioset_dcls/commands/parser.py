@@ -41,6 +41,16 @@ def add_selection(parser: argparse.ArgumentParser, unit: str) -> argparse._Argum
     return pick
 
 
+def add_model(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--model", metavar="NAME|PATH", help=".onnx file, checkpoint or name (default: the embedded one)"
+    )
+
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: cpu)")
+
+
 def add_train_data(parser: argparse.ArgumentParser, use: str) -> None:
     parser.add_argument("--train-data", type=Path, nargs="+", default=[], metavar="FILE.h5", help=use)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from audioset_dcls.commands.parser import USAGE, add_selection, create_parser, extra, stop
+from audioset_dcls.commands.parser import USAGE, add_device, add_model, add_selection, create_parser, extra, stop
 from preprocessing.terminal import show
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def main() -> None:
     )
     write.add_argument("--quiet", action="store_true", help="nothing but errors on stderr (default: off)")
     work = parser.add_argument_group("how to work")
-    work.add_argument("--model", metavar="NAME|PATH", help=".onnx file, checkpoint or name (default: the embedded one)")
+    add_model(work)
     work.add_argument("--list-models", action="store_true", help="a table of the names that --model takes")
     work.add_argument(
         "--window",
@@ -81,7 +81,7 @@ def main() -> None:
         help="mix, left, right, a number from 1, or each: every channel as a recording of its own (default: mix)",
     )
     work.add_argument("--jobs", type=int, metavar="N", help="threads (default: one a core)")
-    work.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: cpu)")
+    add_device(work)
     work.add_argument(
         "--ray",
         nargs="?",

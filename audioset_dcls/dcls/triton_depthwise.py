@@ -287,14 +287,11 @@ def _run(input: Tensor, weight: Tensor, out_size: tuple[int, int], padding: tupl
     x, k = input.contiguous(), weight.to(input.dtype).contiguous()
     y = x.new_empty(*x.shape[:2], *out_size)
     windowed, window, block = _blocks(x.shape[3], out_size[1], k.shape[3])
+    rows = y.shape[0] * y.shape[2]
 
     def grid(meta: dict[str, Any]) -> tuple[int, int, int]:
-        blocks = triton.cdiv(y.shape[0] * y.shape[2], meta["ROWS"])
-        return blocks, x.shape[1], triton.cdiv(out_size[1], block)
+        return triton.cdiv(rows, meta["ROWS"]), x.shape[1], triton.cdiv(out_size[1], block)
 
-    rows = y.shape[0] * y.shape[2]
-    constants = {"FLIP": flip, "WINDOWED": windowed, "IN": window, "OUT": block, "PRECISION": _precision()}
-    rows = y.shape[0] * y.shape[2]
     constants = {"FLIP": flip, "WINDOWED": windowed, "IN": window, "OUT": block, "PRECISION": _precision()}
     _CORRELATE[grid](x, k, y, rows, *x.shape[1:], *out_size, *padding, KH=k.shape[2], KW=k.shape[3], **constants)
     return y

@@ -159,13 +159,8 @@ def _fingerprint(work: _Run) -> dict[str, Any]:
     return {
         "version": __version__,
         "model": sha256_of(work.tagger.model.path),
-        "window": settings.window,
-        "hop": settings.hop,
-        "threshold": settings.threshold,
-        "thresholds": dict(settings.thresholds or {}),
-        "top": settings.top,
-        "labels": settings.labels,
-        "channel": EACH if work.each_channel else settings.channel,
+        **settings.fingerprint(),
+        **({"channel": EACH} if work.each_channel else {}),
         # files of each recording are written with its record, so a run that wants others, or other names, begins anew
         "files": [*own_formats, outputs.embeddings, outputs.plot],
         "common folder": work.root if own_formats or outputs.embeddings or outputs.plot else None,

@@ -84,6 +84,18 @@ class Settings(Options):
     window: float = LONGEST_WINDOW
     hop: float = LONGEST_WINDOW / 2
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What a recording's tags and events depend on, apart from it and from the tagger; plain values."""
+        return {
+            "window": self.window,
+            "hop": self.hop,
+            "threshold": self.threshold,
+            "thresholds": dict(self.thresholds or {}),
+            "top": self.top,
+            "labels": self.labels,
+            "channel": self.channel,
+        }
+
 
 @dataclass(repr=False)
 class Result:
