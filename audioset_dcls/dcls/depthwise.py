@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audioset_dcls.dcls import candidates
+from audioset_dcls.dcls import candidates, strips
 from audioset_dcls.dcls.benchmark import is_benchmarking, quickest
 from audioset_dcls.dcls.spectral import (
     Axis,
@@ -38,7 +39,7 @@ def depthwise_conv2d(
 
     Returns:
         (batch, channels, height + 2 padding - kernel_height + 1, ...), in the input's dtype (autocast's, if enabled).
-        In channels-last format if the spectral path was taken (see `is_spectral_faster`), and if compiled.
+        In channels-last format unless torch's own operator was taken (see `choose`), and if compiled.
     """
     if not input.is_meta and torch.is_autocast_enabled(input.device.type):  # autocast knows no meta tensors
         input = input.to(torch.get_autocast_dtype(input.device.type))
@@ -47,7 +48,7 @@ def depthwise_conv2d(
     compiled = torch.compiler.is_compiling()
     measured = candidates.is_measured(input.device) and input.numel() > 0
     if is_traced() or (compiled and input.device.type != "cpu" and not measured):  # a graph is for any size of map
-        return _direct(input, weight, bias, padding)
+        return direct(input, weight, padding, bias)
     if measured:
         cropped, cut_padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
         output = candidates.measured(input, cropped, *cut_padding)
@@ -72,7 +73,7 @@ class FixedKernel:
     def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
         """`depthwise_conv2d` without gradients: a spectrum is kept until the kernel, a size or a type changes."""
         cropped, cut_padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
-        if not is_spectral_faster(input, cropped, cut_padding):
+        if choose(input, cropped, cut_padding) is not spectral:
             return depthwise_conv2d(input, weight, bias, padding)
         height, width = axes(input, cropped, *cut_padding)
         x = working(input)
@@ -103,28 +104,46 @@ def crop_to_reach(weight: Tensor, padding: tuple[int, int], size: tuple[int, int
     return weight, (pad_height, pad_width)
 
 
-def is_spectral_faster(input: Tensor, weight: Tensor, padding: tuple[int, int], training: bool = False) -> bool:
-    """Whether the spectral path beats torch's own convolution here, by a cost model fitted to measurements.
+Operator = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 
-    On 2 cores with AVX2 (docs/performance.md): 0.1 ns a multiply-add of the direct convolution, 0.37 of that for one of
-    the transforms, 3.3 ns for a coefficient's 4 x 4 products. A training step costs 3 forwards here; torch's costs 6
-    up to 7 x 7, 12 to 24 above, and 90 if the kernel is larger than the map. On CUDA torch's own operator is taken
-    unless `set_benchmark` is on: nothing has been measured there.
+# Wider kernels take oneDNN 40 times as long on contiguous maps as on channels-last ones.
+_WIDEST_CONTIGUOUS = 13
+
+
+def choose(input: Tensor, weight: Tensor, padding: tuple[int, int], training: bool = False) -> Operator:
+    """The quickest of `direct`, `in_strips` and `spectral` here, by a cost model fitted to measurements.
+
+    In multiply-adds of the direct convolution: 0.37 for one of the transforms, 33 for a coefficient's 4 x 4 products,
+    on 2 cores with AVX2 (docs/performance.md); with AVX-512 the direct convolution gains twice as much as the
+    transforms. In training strips are quicker up to 1.3 times the spectra's cost, counted with the multiply-adds on the
+    padding. On CUDA torch's own operator is taken unless `set_benchmark` is on: nothing has been measured there.
     """
     if input.device.type != "cpu" or input.numel() == 0:
-        return False
+        return direct
     height, width = (Axis(n, k, p) for n, k, p in zip(input.shape[-2:], weight.shape[-2:], padding, strict=True))
     if min(height.out_size, width.out_size) < 1:
-        return False
+        return direct
     to_coefficients = width.period * height.n * width.n + height.period * width.period * height.n
     back = width.period * height.out_size * width.out_size + height.period * width.period * height.out_size
-    spectral = 0.37 * (to_coefficients + back) + 33 * height.period * width.period
-    direct = float(height.taps * width.taps)
-    if training:
-        # a kernel larger than the map leaves torch's fast path for the weight gradient
-        outgrown = height.k > height.n or width.k > width.n
-        direct *= 30 if outgrown else 2 if height.k * width.k < 64 else 4
-    return direct > spectral
+    of_spectra = 0.37 * (to_coefficients + back) + 33 * height.period * width.period
+    taps = float(height.taps * width.taps)
+    if not training:
+        return direct if taps * _direct_cost() < of_spectra else spectral
+    # a kernel larger than the map leaves torch's fast path for the weight gradient
+    outgrown = height.k > height.n or width.k > width.n
+    if width.k <= strips.STRIP and not outgrown:
+        return direct
+    if not strips.is_quick(input):
+        taps *= 30 if outgrown else 2 if height.k * width.k < 64 else 4
+        return direct if taps < of_spectra else spectral
+    with_padding = height.k * height.out_size * width.k * width.out_size
+    return in_strips if with_padding < 1.3 * of_spectra else spectral
+
+
+@lru_cache(maxsize=1)
+def _direct_cost() -> float:
+    """Of a multiply-add, relative to the transforms' cost, with AVX2: 1."""
+    return 0.45 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 1.0
 
 
 def is_traced() -> bool:
@@ -146,22 +165,30 @@ def _quicker(
     measure: bool = False,
 ) -> Tensor:
     weight, padding = crop_to_reach(weight, padding, (input.shape[-2], input.shape[-1]))
-    spectral = is_spectral_faster(input, weight, padding, training)
+    operator = choose(input, weight, padding, training)
     if measure and input.numel():
-        operators = (partial(_direct, bias=None, padding=padding), partial(_spectral, padding=padding))
-        spectral = bool(quickest(operators, input, weight, padding, training, default=int(spectral)))
-    if not spectral:
-        return _direct(input, weight, bias, padding)
-    output = _spectral(input, weight, padding)
+        operators = (direct, spectral, in_strips) if training and strips.is_quick(input) else (direct, spectral)
+        runs = [partial(each, padding=padding) for each in operators]
+        operator = operators[quickest(runs, input, weight, padding, training, default=operators.index(operator))]
+    if operator is direct:
+        return direct(input, weight, padding, bias)
+    output = operator(input, weight, padding)
     return output if bias is None else output + bias.view(-1, 1, 1)
 
 
-def _spectral(input: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    return correlate(input, weight, padding[0], padding[1])
-
-
-def _direct(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+def direct(input: Tensor, weight: Tensor, padding: tuple[int, int], bias: Tensor | None = None) -> Tensor:
+    """Torch's own operator."""
+    if input.device.type == "cpu" and weight.shape[3] > _WIDEST_CONTIGUOUS and not is_traced():
+        input = input.contiguous(memory_format=torch.channels_last)
     return F.conv2d(input, weight.to(input.dtype), bias, padding=padding, groups=weight.shape[0])
+
+
+def in_strips(input: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    return strips.correlate(input, weight, *padding)
+
+
+def spectral(input: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    return correlate(input, weight, *padding)
 
 
 @torch.library.custom_op("audioset_dcls::depthwise_conv2d_in_a_graph", mutates_args=())
@@ -176,8 +203,11 @@ def _convolve_backward(
     grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int
 ) -> tuple[Tensor, Tensor]:
     kernel, padding = crop_to_reach(weight, (pad_height, pad_width), (input.shape[-2], input.shape[-1]))
-    if is_spectral_faster(input, kernel, padding, training=True):
+    operator = choose(input, kernel, padding, training=True)
+    if operator is spectral:
         grad_input, grad_kernel = correlate_backward(grad, input, kernel, *padding)
+    elif operator is in_strips:
+        grad_input, grad_kernel = strips.correlate_backward(grad, input, kernel, *padding)
     else:
         steps, groups = ((1, 1), padding, (1, 1), False, (0, 0)), weight.shape[0]
         grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(

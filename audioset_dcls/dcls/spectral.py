@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,10 +102,10 @@ _OF_KERNEL = [(k, y, x, sign) for y, x, k, sign in _OUTPUT]  # its transpose in 
 def _multiply(a: Tensor, b: Tensor, terms: _Terms) -> Tensor:
     """Spectra a (B, 2, bh, 2, bwC) and b, of the same shape or without B -> sum of sign * a * b for each target."""
     product = torch.empty_like(a)
+    components, of_a, of_b = ([half.unbind(-2) for half in whole.unbind(-4)] for whole in (product, a, b))
     started: set[_Component] = set()
-    for target, of_a, of_b, sign in terms:
-        component = product[:, target[0], :, target[1]]
-        factors = a[:, of_a[0], :, of_a[1]], b[..., of_b[0], :, of_b[1], :]
+    for target, (p, q), (r, s), sign in terms:
+        component, factors = components[target[0]][target[1]], (of_a[p][q], of_b[r][s])
         if target in started:
             component.addcmul_(*factors, value=sign)
         else:  # the first term of each target has the sign +
@@ -203,29 +204,29 @@ def gradients_like(
     return input.new_empty(batch, height, width, channels).permute(0, 3, 1, 2), weight.new_empty(weight.shape)
 
 
-def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    input, weight, ctx.pad_height, ctx.pad_width = inputs
-    ctx.save_for_backward(input, weight)
+def register_gradients(forward: Any, backward: Any) -> None:
+    """Makes two operators with the signatures of `correlate` and `correlate_backward` differentiable, twice."""
+
+    def setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        input, weight, *ctx.padding = inputs
+        ctx.save_for_backward(input, weight)
+
+    def first(ctx, grad):  # type: ignore[no-untyped-def]
+        return *backward(grad, *ctx.saved_tensors, *ctx.padding), None, None
+
+    def setup_second(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        grad, input, weight, *ctx.padding = inputs
+        ctx.save_for_backward(grad, input, weight)
+
+    def second(ctx, grad_input, grad_weight):  # type: ignore[no-untyped-def]
+        # with A(x, k) the forward: <u, dA/dx(g, k)> + <v, dA/dk(g, x)> = <g, A(u, k) + A(x, v)>, bilinear in all
+        grad, input, weight = ctx.saved_tensors
+        of_grad = forward(grad_input, weight, *ctx.padding) + forward(input, grad_weight, *ctx.padding)
+        of_input, of_weight = backward(grad, grad_input, grad_weight, *ctx.padding)
+        return of_grad, of_input, of_weight, None, None
+
+    forward.register_autograd(first, setup_context=setup)
+    backward.register_autograd(second, setup_context=setup_second)
 
 
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    grad_input, grad_weight = correlate_backward(grad, *ctx.saved_tensors, ctx.pad_height, ctx.pad_width)
-    return grad_input, grad_weight, None, None
-
-
-def _setup_double(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    grad, input, weight, ctx.pad_height, ctx.pad_width = inputs
-    ctx.save_for_backward(grad, input, weight)
-
-
-def _backward_double(ctx, grad_input, grad_weight):  # type: ignore[no-untyped-def]
-    # with A(x, k) the forward: <u, dA/dx(g, k)> + <v, dA/dk(g, x)> = <g, A(u, k) + A(x, v)>, bilinear in all
-    grad, input, weight = ctx.saved_tensors
-    pads = (ctx.pad_height, ctx.pad_width)
-    of_grad = correlate(grad_input, weight, *pads) + correlate(input, grad_weight, *pads)
-    of_input, of_weight = correlate_backward(grad, grad_input, grad_weight, *pads)
-    return of_grad, of_input, of_weight, None, None
-
-
-correlate.register_autograd(_backward, setup_context=_setup)
-correlate_backward.register_autograd(_backward_double, setup_context=_setup_double)
+register_gradients(correlate, correlate_backward)

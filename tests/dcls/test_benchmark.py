@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -25,18 +25,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     counted = {"direct": 0, "spectral": 0}
     clock = [0.0]
 
-    def direct(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-        counted["direct"] += 1
-        clock[0] += 2
-        return F.conv2d(input, weight, bias, padding=padding, groups=weight.shape[0])
+    def operator(name: str, seconds: float) -> Callable[..., Tensor]:
+        def convolve(input: Tensor, weight: Tensor, padding: tuple[int, int], bias: Tensor | None = None) -> Tensor:
+            counted[name] += 1
+            clock[0] += seconds
+            return F.conv2d(input, weight, bias, padding=padding, groups=weight.shape[0])
 
-    def spectral(input: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-        counted["spectral"] += 1
-        clock[0] += 1
-        return F.conv2d(input, weight, padding=padding, groups=weight.shape[0])
+        return convolve
 
-    monkeypatch.setattr(depthwise, "_direct", direct)
-    monkeypatch.setattr(depthwise, "_spectral", spectral)
+    monkeypatch.setattr(depthwise, "direct", operator("direct", 2))
+    monkeypatch.setattr(depthwise, "spectral", operator("spectral", 1))
+    monkeypatch.setattr(depthwise.strips, "is_quick", lambda input: False)
     monkeypatch.setattr(benchmark, "_now", lambda device: clock[0])
     return counted
 
@@ -49,7 +48,7 @@ def maps(*size: int) -> tuple[Tensor, Tensor]:
 def test_each_shape_is_timed_once_and_the_quicker_operator_kept(calls: dict[str, int]) -> None:
     """The cost model would take the direct one for such small kernels."""
     x, k = maps(12, 10)
-    assert not depthwise.is_spectral_faster(x, k, (2, 2))
+    assert depthwise.choose(x, k, (2, 2)) is depthwise.direct
     depthwise_conv2d(x, k, padding=(2, 2))
     assert calls == {"direct": 4, "spectral": 5}
     depthwise_conv2d(x, k, padding=(2, 2))

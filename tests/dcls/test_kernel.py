@@ -127,3 +127,14 @@ def test_what_does_not_fit_is_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         construct_kernel(**(arguments | change))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_cell_is_a_subnormal_number(dtype: torch.dtype) -> None:
+    """A CPU takes a hundred times as long to multiply by them: the tails of narrow Gaussians end in zeros."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 1, 26, generator=generator, dtype=dtype)
+    positions = 5 * torch.randn(2, 64, 1, 26, generator=generator, dtype=dtype)
+    kernel = construct_kernel(weight, positions, torch.zeros_like(positions), (23, 23))
+    assert (kernel == 0).any()
+    assert not ((kernel != 0) & (kernel.abs() < torch.finfo(dtype).tiny)).any()
