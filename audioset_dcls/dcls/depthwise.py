@@ -128,7 +128,10 @@ def choose(input: Tensor, weight: Tensor, padding: tuple[int, int], training: bo
     of_spectra = 0.37 * (to_coefficients + back) + 33 * height.period * width.period
     taps = float(height.taps * width.taps)
     if not training:
-        return direct if taps * _direct_cost() < of_spectra else spectral
+        if taps * _direct_cost() > of_spectra:
+            return spectral
+        half = input.dtype in (torch.bfloat16, torch.float16)
+        return in_strips if half and strips.is_quick(input) and width.k > _WIDEST_CONTIGUOUS else direct
     # a kernel larger than the map leaves torch's fast path for the weight gradient
     outgrown = height.k > height.n or width.k > width.n
     if width.k <= strips.STRIP and not outgrown:
@@ -178,9 +181,12 @@ def _quicker(
 
 def direct(input: Tensor, weight: Tensor, padding: tuple[int, int], bias: Tensor | None = None) -> Tensor:
     """Torch's own operator."""
-    if input.device.type == "cpu" and weight.shape[3] > _WIDEST_CONTIGUOUS and not is_traced():
+    weight = weight.to(input.dtype)
+    if is_traced() or input.device.type != "cpu":
+        return F.conv2d(input, weight, bias, padding=padding, groups=weight.shape[0])
+    if weight.shape[3] > _WIDEST_CONTIGUOUS and input.dtype == torch.float32:
         input = input.contiguous(memory_format=torch.channels_last)
-    return F.conv2d(input, weight.to(input.dtype), bias, padding=padding, groups=weight.shape[0])
+    return strips.convolve(input, weight, padding, bias)
 
 
 def in_strips(input: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:

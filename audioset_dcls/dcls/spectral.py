@@ -152,7 +152,8 @@ def correlate_spectrum(x: Tensor, k: Tensor, height: Axis, width: Axis, product:
 
 @torch.library.custom_op("audioset_dcls::depthwise_conv2d", mutates_args=())
 def correlate(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
-    return correlate_by(torch.matmul, input, weight, pad_height, pad_width)
+    with torch.autocast(input.device.type, enabled=False):  # else the products would be in bfloat16
+        return correlate_by(torch.matmul, input, weight, pad_height, pad_width)
 
 
 def correlate_by(product: Product, input: Tensor, weight: Tensor, pad_height: int, pad_width: int) -> Tensor:
@@ -174,7 +175,8 @@ def output_like(input: Tensor, weight: Tensor, pad_height: int, pad_width: int) 
 def correlate_backward(
     grad: Tensor, input: Tensor, weight: Tensor, pad_height: int, pad_width: int
 ) -> tuple[Tensor, Tensor]:
-    return correlate_backward_by(torch.matmul, grad, input, weight, pad_height, pad_width)
+    with torch.autocast(input.device.type, enabled=False):
+        return correlate_backward_by(torch.matmul, grad, input, weight, pad_height, pad_width)
 
 
 def correlate_backward_by(

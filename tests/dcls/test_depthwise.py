@@ -76,6 +76,19 @@ def test_cropping_the_kernel_is_exact(size, kernel):
         assert cropped.numel() < k.numel()
 
 
+@pytest.mark.parametrize(("width", "padding"), [*((width, width // 2) for width in range(10, 16)), (14, 14)])
+def test_strips_of_every_width_that_takes_its_own_way(width: int, padding: int) -> None:
+    x, k = pair((2, 3, 9, 30), (5, width), torch.float32)
+    actual = strips.correlate(x, k, 2, padding)
+    exact_x, exact_k = x.detach().double().requires_grad_(), k.detach().double().requires_grad_()
+    exact = F.conv2d(exact_x, exact_k, padding=(2, padding), groups=3)
+    grad = torch.randn_like(actual)
+    gradients = torch.autograd.grad(actual, (x, k), grad)
+    of_exact = torch.autograd.grad(exact, (exact_x, exact_k), grad.double())
+    for a, e in zip((actual, *gradients), (exact, *of_exact), strict=True):
+        assert (a.double() - e).abs().max() < 1e-6 * e.abs().max()  # float32 sums of up to 540 terms
+
+
 @operators
 def test_gradients_of_first_and_second_order(operator):
     x, k = pair((2, 2, 5, 4), (3, 5))
@@ -131,6 +144,20 @@ def test_output_follows_the_input_dtype_and_autocast():
     full = depthwise_conv2d(x, k, padding=(11, 11))
     # bfloat16 keeps 8 bits: 2^-8 of the value on input and output
     assert (half.float() - full).abs().max() < 2**-7 * full.abs().max()
+
+
+@pytest.mark.parametrize("kernel", [(23, 23), (13, 15), (7, 7)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("training", [False, True])
+def test_half_precisions_are_computed_in_float32(kernel, memory_format, training):
+    """Rounded once on input and output; oneDNN's own operator for bfloat16 never ends at (13, 15)."""
+    x, k = pair((1, 4, 32, 31), kernel, torch.float32)
+    padding, rounded = (kernel[0] // 2, kernel[1] // 2), x.detach().bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(training):
+        actual = depthwise_conv2d(x.contiguous(memory_format=memory_format), k, padding=padding)
+    weight = k if training or kernel[1] > 13 else k.bfloat16()  # torch's operator takes one dtype for both
+    exact = F.conv2d(rounded.double(), weight.double(), padding=padding, groups=4)
+    torch.testing.assert_close(actual.double(), exact, rtol=2**-8, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
