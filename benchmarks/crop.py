@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
 from audioset_dcls.dcls import dcls_layers, fold
 from audioset_dcls.export.onnx import export

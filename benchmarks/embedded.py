@@ -14,15 +14,12 @@ masked: their mAP, and the clips whose most specific label is one of them.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
 from audioset_dcls.evaluation import bootstrap, metrics
 from audioset_dcls.evaluation.predictions import FULL, Predictions, length_name

@@ -6,14 +6,10 @@ python benchmarks/evaluation.py [--clips 20000] [--classes 523]
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import average_precision_score
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
 
 from audioset_dcls.evaluation.metrics import mean_average_precision
 

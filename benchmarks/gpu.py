@@ -37,8 +37,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
-
 from audioset_dcls.dcls import Dcls2d, construct_kernel, dcls_layers, set_benchmark
 from audioset_dcls.dcls.candidates import Candidate, candidates, has_triton
 from audioset_dcls.dcls.depthwise import crop_to_reach

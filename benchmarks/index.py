@@ -16,8 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
-
 from audioset_dcls.store.database import LOWEST_SCORE, SCORE_UNIT, Database, Facts, stored_path
 from audioset_dcls.store.search import search_label, search_like
 from audioset_dcls.store.update import update

@@ -31,8 +31,6 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # else benchmarks/preprocessing.py hides the package
-
 from audioset_dcls.dcls import Dcls2d, Folded, dcls_layers, fold
 from audioset_dcls.folders import data_folder
 from audioset_dcls.models import AudioTagger, create_model, reparameterize

@@ -43,7 +43,7 @@ class LogMel(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.device.type == "cpu" and waveform.dim() == 2 and not torch.compiler.is_compiling():
-            # one clip's spectrum stays in the cache, those of a batch do not (benchmarks/preprocessing.py)
+            # one clip's spectrum stays in the cache, those of a batch do not (benchmarks/loading.py)
             return torch.cat([self.from_power(self.power(clip)) for clip in waveform.split(1)])
         return self.from_power(self.power(waveform))
 

@@ -1,6 +1,6 @@
 """Speed from files to tensors: log-mel, decoding, HDF5 to batches, each beside what people use today, in one run.
 
-    python benchmarks/preprocessing.py [--part log_mel|decoding|hdf5] [--reference DCLS-Audio]
+    python benchmarks/loading.py [--part log_mel|decoding|hdf5] [--reference DCLS-Audio]
 
 --reference is a checkout of K-H-Ismail/DCLS-Audio, whose own dataset then runs beside ours.
 
