@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audioset_dcls.dcls import cells, spectral
+from audioset_dcls.dcls import cells, spectral, strips
 from audioset_dcls.dcls.benchmark import is_benchmarking, quickest_run
 from audioset_dcls.dcls.kernel import Interpolation, construct_kernel
 
@@ -205,11 +205,7 @@ def _torch(input: Tensor, weight: Tensor, padding: Padding) -> Tensor:
 
 
 def _torch_backward(grad: Tensor, input: Tensor, weight: Tensor, padding: Padding) -> tuple[Tensor, Tensor]:
-    grad_input, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad.to(input.dtype), input, weight.to(input.dtype), None, (1, 1), padding, (1, 1), False, (0, 0),
-        weight.shape[0], (True, True, False),
-    )  # fmt: skip
-    return grad_input, grad_weight
+    return strips.gradients(grad.to(input.dtype), input, weight.to(input.dtype), padding)
 
 
 def _channels_last(input: Tensor, weight: Tensor, padding: Padding) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -128,7 +128,7 @@ def choose(input: Tensor, weight: Tensor, padding: tuple[int, int], training: bo
     of_spectra = 0.37 * (to_coefficients + back) + 33 * height.period * width.period
     taps = float(height.taps * width.taps)
     if not training:
-        if taps * _direct_cost() > of_spectra:
+        if taps * (0.45 if strips.has_avx512() else 1) > of_spectra:
             return spectral
         half = input.dtype in (torch.bfloat16, torch.float16)
         return in_strips if half and strips.is_quick(input) and width.k > _WIDEST_CONTIGUOUS else direct
@@ -141,12 +141,6 @@ def choose(input: Tensor, weight: Tensor, padding: tuple[int, int], training: bo
         return direct if taps < of_spectra else spectral
     with_padding = height.k * height.out_size * width.k * width.out_size
     return in_strips if with_padding < 1.3 * of_spectra else spectral
-
-
-@lru_cache(maxsize=1)
-def _direct_cost() -> float:
-    """Of a multiply-add, relative to the transforms' cost, with AVX2: 1."""
-    return 0.45 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 1.0
 
 
 def is_traced() -> bool:
@@ -215,10 +209,7 @@ def _convolve_backward(
     elif operator is in_strips:
         grad_input, grad_kernel = strips.correlate_backward(grad, input, kernel, *padding)
     else:
-        steps, groups = ((1, 1), padding, (1, 1), False, (0, 0)), weight.shape[0]
-        grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(
-            grad, input, kernel.to(input.dtype), None, *steps, groups, (True, True, False)
-        )
+        grad_input, grad_kernel = strips.gradients(grad, input, kernel.to(input.dtype), padding)
     beyond_height, beyond_width = pad_height - padding[0], pad_width - padding[1]
     grad_weight = F.pad(grad_kernel.to(weight.dtype), (beyond_width, beyond_width, beyond_height, beyond_height))
     return grad_input.contiguous(memory_format=torch.channels_last), grad_weight.contiguous()
