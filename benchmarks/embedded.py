@@ -1,6 +1,6 @@
 """What the embedded tagger hears of open sounds, beside its teacher, on files of clips, e.g. the test parts.
 
-    python benchmarks/embedded.py data/open_sounds/test.h5 data/open_sounds/repositories_test.h5 [--seconds 5 2 1]
+    python benchmarks/embedded.py data/open_sounds/test.h5 data/open_sounds/repositories_test.h5 [--parts] [--seconds 5]
 
 Both are scored on the same clips: the tagger as `dcls-tag` hears them, the teacher by its scores of the whole clips,
 which are stored in the file. Reported are macro mAP and specific top 1, 3 and 5 (docs/evaluation.md), and the tagger's
@@ -9,11 +9,15 @@ both. The numbers mean nothing for a tagger that was trained on these clips or o
 
 "all" are the classes with a label in the file. "covered" are those of them that the tagger can name, i.e. that are not
 masked: their mAP, and the clips whose most specific label is one of them.
+
+`--parts` adds the specific top 3 of the clips of a length, and of those whose most specific label lies below a root of
+AudioSet's ontology, if there are 40 such clips of 3 sources.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,11 +32,14 @@ from audioset_dcls.evaluation.summary import RESAMPLED, TOP_COUNTS
 from audioset_dcls.folders import data_folder
 from audioset_dcls.tagging.results import Options, Result
 from audioset_dcls.tagging.tagger import Tagger
+from preprocessing import labels as audioset
 from preprocessing.audio import SAMPLE_RATE
 from preprocessing.clips.layout import INT16_SCALE
 from preprocessing.clips.reader import ClipFile
 
 RESAMPLES = 1000
+LENGTHS = (0.0, 1.0, 2.5, 5.0, np.inf)  # s, where the clips are parted
+FEWEST_CLIPS, FEWEST_SOURCES = 40, 3  # of a part that is reported
 COLUMNS = ("clips of", "length", "classes", "clips", "sources", "metric", "tagger", "teacher", "tagger / teacher")
 
 
@@ -65,27 +72,79 @@ def measure(of: Predictions, scores: NDArray[np.float32], covered: NDArray[np.bo
     )
 
 
-def rows(path: Path, tagger: Tagger, seconds: float | None) -> Iterator[tuple[object, ...]]:
-    """A row for each metric, first for all classes, then for the covered ones."""
+def rows(path: Path, tagger: Tagger, seconds: float | None, parts: bool) -> Iterator[tuple[object, ...]]:
+    """A row for each metric, of all classes and of the covered ones if others are masked; then the parts' rows."""
     data = ClipFile(path)
     if not data.has_teacher:
         raise SystemExit(f"{path}: no teacher's scores in it; give files of dcls-prepare open-sounds")
-    everything = np.arange(len(data))
-    targets, teacher = (data.read(column, everything) for column in ("target", "teacher"))
+    rows_of_all = np.arange(len(data))
+    targets, teacher = (data.read(column, rows_of_all) for column in ("target", "teacher"))
     scores = tagger_scores(data, tagger, seconds)
     of = Predictions(data.audio_names(), data.labels, targets.astype(np.bool_), {FULL: scores}, data.sources())
     masked = set(tagger.metadata.get("masked", ()))
-    covered = np.array([label not in masked for label in data.labels])
-    for name, classes in (("all", np.ones_like(covered)), ("covered", covered)):
-        ours, theirs = (measure(of, values, classes) for values in (scores, teacher.astype(np.float32)))
+    everything = np.ones(len(data.labels), np.bool_)
+    subsets = {"all": everything}
+    if masked:
+        subsets["covered"] = np.array([label not in masked for label in data.labels])
+    for name, classes in subsets.items():
         counted = metrics.specific_ranks(of.targets, scores, of.depth, classes) > 0
-        sources = "n/a" if of.sources is None else len(set(np.array(of.sources)[counted]))
-        for place, metric in enumerate(RESAMPLED):
-            pair = [(one.values[place], one.samples[:, place]) for one in (ours, theirs)]
-            share = pair[0][0] / pair[1][0], pair[0][1] / pair[1][1]
-            cells = [with_interval(*one) for one in (*pair, share)]
-            size = f"{name}, {(classes & of.targets.any(axis=0)).sum()}"
-            yield path.stem, length_name(seconds), size, counted.sum(), sources, unitless(metric), *cells
+        size = f"{name}, {(classes & of.targets.any(axis=0)).sum()}"
+        yield from measured_rows((path.stem, length_name(seconds), size), of, scores, teacher, classes, counted)
+    for name, clips in (parts_of(of, data) if parts else {}).items():
+        part = of_clips(of, clips)
+        names = path.stem, length_name(seconds), name
+        labelled: NDArray[np.bool_] = np.asarray(part.targets.any(axis=1))
+        for row in measured_rows(names, part, scores[clips], teacher[clips], everything, labelled):
+            if row[len(names) + 2] == unitless("specific_top_3"):
+                yield row
+
+
+def measured_rows(
+    names: tuple[str, str, str],
+    of: Predictions,
+    scores: NDArray[np.float32],
+    teacher: NDArray[np.float16],
+    classes: NDArray[np.bool_],
+    counted: NDArray[np.bool_],
+) -> Iterator[tuple[object, ...]]:
+    """The columns of each metric; (N,) counted: the clips that the specific top hits are of."""
+    ours, theirs = (measure(of, values, classes) for values in (scores, teacher.astype(np.float32)))
+    sources = "n/a" if of.sources is None else len(set(np.array(of.sources)[counted]))
+    for place, metric in enumerate(RESAMPLED):
+        pair = [(one.values[place], one.samples[:, place]) for one in (ours, theirs)]
+        share = "n/a"
+        if pair[1][1].min() > 0:
+            share = with_interval(pair[0][0] / pair[1][0], pair[0][1] / pair[1][1])
+        yield *names, counted.sum(), sources, unitless(metric), *(with_interval(*one) for one in pair), share
+
+
+def of_clips(of: Predictions, clips: NDArray[np.bool_]) -> Predictions:
+    """Those of the clips that `clips`, (N,), chooses."""
+    chosen = np.flatnonzero(clips).tolist()
+    sources = None if of.sources is None else [of.sources[clip] for clip in chosen]
+    return Predictions([of.clips[clip] for clip in chosen], of.labels, of.targets[clips], {}, sources)
+
+
+def parts_of(of: Predictions, data: ClipFile) -> dict[str, NDArray[np.bool_]]:
+    """Name -> (N,) bool: the clips of a length; those whose most specific label lies below a root, most clips first."""
+    seconds = np.array([len(data.waveform(clip)) for clip in range(len(data))]) / SAMPLE_RATE
+    lengths = {
+        f"from {low:g} s" + (f" to {high:g} s" if high < np.inf else ""): (seconds >= low) & (seconds < high)
+        for low, high in itertools.pairwise(LENGTHS)
+    }
+    levels = np.where(of.targets, of.depth, -1)
+    deepest = of.targets & (levels == levels.max(axis=1, keepdims=True))
+    below = {label: np.zeros(len(data), np.bool_) for label in of.labels if audioset.depth(label) == 0}
+    for index, label in enumerate(of.labels):
+        for root in below.keys() & {label, *audioset.ancestors(label)}:
+            below[root] |= deepest[:, index]
+    roots = sorted(below.items(), key=lambda item: -np.count_nonzero(item[1]))
+    sources = np.array(of.sources if of.sources is not None else of.clips)
+    return {
+        name: clips
+        for name, clips in (*lengths.items(), *roots)
+        if np.count_nonzero(clips) >= FEWEST_CLIPS and len(set(sources[clips])) >= FEWEST_SOURCES
+    }
 
 
 def with_interval(value: float, samples: NDArray[np.float64]) -> str:
@@ -98,12 +157,13 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--model", type=Path, default=data_folder("checkpoints") / "tagger.onnx")
     parser.add_argument("--seconds", nargs="*", type=float, default=[], help="cut the clips to these lengths too")
+    parser.add_argument("--parts", action="store_true", help="also by length and by kind of sound")
     options = parser.parse_args()
     tagger = Tagger(options.model)
     print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
     for path in options.files:
         for seconds in (None, *options.seconds):
-            for row in rows(path, tagger, seconds):
+            for row in rows(path, tagger, seconds, options.parts):
                 print("| " + " | ".join(map(str, row)) + " |", flush=True)
 
 
