@@ -90,10 +90,6 @@ def load_recordings(
     teacher = None
     if all(file.has_teacher for file in files):
         teacher = np.concatenate([file.read("teacher", row) for file, row in zip(files, rows, strict=True)])
-    sources = None
-    if all(file.has_group for file in files):
-        of_files = [np.array(file.sources())[row] for file, row in zip(files, rows, strict=True)]
-        sources = np.unique(np.concatenate(of_files), return_inverse=True)[1]
     factor = np.repeat(np.ones(len(files)) if weights is None else np.asarray(weights), [len(row) for row in rows])
     return Recordings(
         _packed(files, rows, length),
@@ -101,7 +97,7 @@ def load_recordings(
         length,
         target,
         teacher,
-        factor * drawing_weights(target, teacher, sources),
+        factor * drawing_weights(target, teacher),
         [of_file[row] for of_file, of_rows in zip(names, rows, strict=True) for row in of_rows.tolist()],
     )
 
@@ -139,21 +135,13 @@ def _packed(
 
 
 def drawing_weights(
-    target: npt.NDArray[np.bool_],
-    teacher: npt.NDArray[np.float16] | None = None,
-    sources: npt.NDArray[np.intp] | None = None,
+    target: npt.NDArray[np.bool_], teacher: npt.NDArray[np.float16] | None = None
 ) -> npt.NDArray[np.float64]:
-    """(N,) how often to draw recordings with the labels `target`, (N, C): rare classes and small sources more often.
+    """(N,) how often to draw recordings with the labels `target`, (N, C): rare classes more often.
 
     1 / sqrt(number of recordings with its rarest label): half-way, in the exponent, from drawing recordings equally
     often to drawing classes so, which would wear out the two or three recordings that some have. Recordings without
     any label count the classes that the teacher is confident of, and the commonest class if there are none.
-
-    Likewise a source is drawn as often as the square root of its recordings' sum says: recordings of one source are
-    not independent, and the largest source would be a seventh of what is heard.
-
-    Args:
-        sources: (N,) the number of each recording's source, from 0; None if each recording is a source of its own.
     """
     present = target.copy()
     if teacher is not None:
@@ -162,8 +150,6 @@ def drawing_weights(
     count = np.maximum(present.sum(0), 1)
     weight: npt.NDArray[np.float64] = np.sqrt((present / count).max(1))
     weight[~present.any(1)] = np.sqrt(1 / count.max())
-    if sources is not None:
-        weight /= np.sqrt(np.bincount(sources, weight)[sources])
     return weight
 
 

@@ -306,10 +306,3 @@ def test_unlabelled_recordings_are_drawn_by_what_the_teacher_hears() -> None:
     teacher[4, 1] = 0.75
     teacher[0, 1] = 0.75  # has a label: the teacher is not asked
     np.testing.assert_allclose(drawing_weights(target, teacher), [1 / 2, 1 / 2, 1 / 2, 1 / 2, 1, 1 / 2])
-
-
-def test_a_source_is_drawn_as_often_as_the_root_of_its_recordings_says() -> None:
-    target = np.ones((20, 1), bool)
-    sources = np.repeat([0, 1], [16, 4])
-    weight = drawing_weights(target, sources=sources)
-    np.testing.assert_allclose(weight[sources == 0].sum() / weight[sources == 1].sum(), 2)
