@@ -101,16 +101,16 @@ def test_300_mutated_files_by_the_real_command(
     sources = write_in_every_format(tmp_path / "sources")
     assert len(sources) == 20
     good = fill_with_mutated(tmp_path / "mutated", sources, 300, seed)
-    done = dcls_tag("--format", "jsonl", "--window", "2", "--hop", "2", tmp_path / "mutated", timeout=500)
+    done = dcls_tag("--format", "jsonl", "--window", "5", "--hop", "5", tmp_path / "mutated", timeout=500)
     check_mutated(tmp_path / "mutated", good, done.returncode, done.stdout, done.stderr)
     for path in sorted((tmp_path / "mutated").iterdir())[::30]:  # alone it is decoded in the command's own process
-        done = dcls_tag("--format", "jsonl", "--window", "2", "--hop", "2", path)
+        done = dcls_tag("--format", "jsonl", "--window", "5", "--hop", "5", path)
         assert done.returncode in (0, 1)
         tagged = [json.loads(line)["file"] for line in done.stdout.splitlines()]
         assert tagged in ([str(path)], [])
         assert tagged or done.stderr
         assert "Traceback" not in done.stderr
-        assert all(str(path) in line for line in done.stderr.splitlines())
+        assert [line for line in done.stderr.splitlines() if str(path) not in line] == []
 
 
 def write_in_every_format(folder: Path) -> list[Path]:
