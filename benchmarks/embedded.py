@@ -20,7 +20,7 @@ import argparse
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ RESAMPLES = 1000
 LENGTHS = (0.0, 1.0, 2.5, 5.0, np.inf)  # s, where the clips are parted
 FEWEST_CLIPS, FEWEST_SOURCES = 40, 3  # of a part that is reported
 COLUMNS = ("clips of", "length", "classes", "clips", "sources", "metric", "tagger", "teacher", "tagger / teacher")
+Estimate: TypeAlias = tuple[float, NDArray[np.float64]]  # a value and its bootstrap samples
 
 
 class Measured(NamedTuple):
@@ -86,65 +87,54 @@ def rows(path: Path, tagger: Tagger, seconds: float | None, parts: bool) -> Iter
     subsets = {"all": everything}
     if masked:
         subsets["covered"] = np.array([label not in masked for label in data.labels])
+    pair = scores, teacher.astype(np.float32)
     for name, classes in subsets.items():
+        ours, theirs = (measure(of, values, classes) for values in pair)
         counted = metrics.specific_ranks(of.targets, scores, of.depth, classes) > 0
         size = f"{name}, {(classes & of.targets.any(axis=0)).sum()}"
-        yield from measured_rows((path.stem, length_name(seconds), size), of, scores, teacher, classes, counted)
-    for name, clips in (parts_of(of, data) if parts else {}).items():
-        part = of_clips(of, clips)
-        names = path.stem, length_name(seconds), name
-        labelled: NDArray[np.bool_] = np.asarray(part.targets.any(axis=1))
-        for row in measured_rows(names, part, scores[clips], teacher[clips], everything, labelled):
-            if row[len(names) + 2] == unitless("specific_top_3"):
-                yield row
+        for place, metric in enumerate(RESAMPLED):
+            of_metric = [(float(one.values[place]), one.samples[:, place]) for one in (ours, theirs)]
+            count = counted.sum(), source_count(of, counted)
+            yield path.stem, length_name(seconds), size, *count, unitless(metric), *compared(*of_metric)
+    if not parts:
+        return
+    hits = [metrics.hits(metrics.specific_ranks(of.targets, values, of.depth), [3]) for values in pair]
+    for name, clips in parts_of(of, data).items():
+        sources = None if of.sources is None else np.array(of.sources)[clips].tolist()
+        draws = bootstrap.resample_clips(int(np.count_nonzero(clips)), RESAMPLES, sources=sources)
+        of_part = [(float(np.nanmean(one[clips])), bootstrap.bootstrap_mean(one[clips], draws)[:, 0]) for one in hits]
+        counted = clips & of.targets.any(axis=1)
+        count = counted.sum(), source_count(of, counted)
+        yield path.stem, length_name(seconds), name, *count, unitless("specific_top_3"), *compared(*of_part)
 
 
-def measured_rows(
-    names: tuple[str, str, str],
-    of: Predictions,
-    scores: NDArray[np.float32],
-    teacher: NDArray[np.float16],
-    classes: NDArray[np.bool_],
-    counted: NDArray[np.bool_],
-) -> Iterator[tuple[object, ...]]:
-    """The columns of each metric; (N,) counted: the clips that the specific top hits are of."""
-    ours, theirs = (measure(of, values, classes) for values in (scores, teacher.astype(np.float32)))
-    sources = "n/a" if of.sources is None else len(set(np.array(of.sources)[counted]))
-    for place, metric in enumerate(RESAMPLED):
-        pair = [(one.values[place], one.samples[:, place]) for one in (ours, theirs)]
-        share = "n/a"
-        if pair[1][1].min() > 0:
-            share = with_interval(pair[0][0] / pair[1][0], pair[0][1] / pair[1][1])
-        yield *names, counted.sum(), sources, unitless(metric), *(with_interval(*one) for one in pair), share
-
-
-def of_clips(of: Predictions, clips: NDArray[np.bool_]) -> Predictions:
-    """Those of the clips that `clips`, (N,), chooses."""
-    chosen = np.flatnonzero(clips).tolist()
-    sources = None if of.sources is None else [of.sources[clip] for clip in chosen]
-    return Predictions([of.clips[clip] for clip in chosen], of.labels, of.targets[clips], {}, sources)
+def source_count(of: Predictions, clips: NDArray[np.bool_]) -> int | str:
+    return "n/a" if of.sources is None else len(set(np.array(of.sources)[clips]))
 
 
 def parts_of(of: Predictions, data: ClipFile) -> dict[str, NDArray[np.bool_]]:
     """Name -> (N,) bool: the clips of a length; those whose most specific label lies below a root, most clips first."""
-    seconds = np.array([len(data.waveform(clip)) for clip in range(len(data))]) / SAMPLE_RATE
+    seconds = data.clip_lengths() / SAMPLE_RATE
     lengths = {
         f"from {low:g} s" + (f" to {high:g} s" if high < np.inf else ""): (seconds >= low) & (seconds < high)
         for low, high in itertools.pairwise(LENGTHS)
     }
-    levels = np.where(of.targets, of.depth, -1)
-    deepest = of.targets & (levels == levels.max(axis=1, keepdims=True))
-    below = {label: np.zeros(len(data), np.bool_) for label in of.labels if audioset.depth(label) == 0}
-    for index, label in enumerate(of.labels):
-        for root in below.keys() & {label, *audioset.ancestors(label)}:
-            below[root] |= deepest[:, index]
-    roots = sorted(below.items(), key=lambda item: -np.count_nonzero(item[1]))
+    above = audioset.ancestor_matrix(tuple(of.labels)) | np.eye(len(of.labels), dtype=np.bool_)
+    below = metrics.deepest_labels(of.targets, of.depth) @ above
+    roots = {of.labels[index]: below[:, index] for index in np.flatnonzero(of.depth == 0).tolist()}
+    by_size = sorted(roots.items(), key=lambda item: -np.count_nonzero(item[1]))
     sources = np.array(of.sources if of.sources is not None else of.clips)
     return {
         name: clips
-        for name, clips in (*lengths.items(), *roots)
+        for name, clips in (*lengths.items(), *by_size)
         if np.count_nonzero(clips) >= FEWEST_CLIPS and len(set(sources[clips])) >= FEWEST_SOURCES
     }
+
+
+def compared(ours: Estimate, theirs: Estimate) -> tuple[str, str, str]:
+    """Both with their intervals, and ours as a share of theirs; "n/a" if theirs may be 0."""
+    share = with_interval(ours[0] / theirs[0], ours[1] / theirs[1]) if theirs[1].min() > 0 else "n/a"
+    return with_interval(*ours), with_interval(*theirs), share
 
 
 def with_interval(value: float, samples: NDArray[np.float64]) -> str:

@@ -85,7 +85,7 @@ def load_recordings(
     left_out = excluded_names(exclude)
     names = [file.audio_names() for file in files]
     rows = [np.array([name not in left_out for name in of_file], bool).nonzero()[0] for of_file in names]
-    length = np.concatenate([_lengths(file)[row] for file, row in zip(files, rows, strict=True)])
+    length = np.concatenate([file.clip_lengths()[row] for file, row in zip(files, rows, strict=True)])
     target = np.concatenate([file.read("target", row) for file, row in zip(files, rows, strict=True)])
     teacher = None
     if all(file.has_teacher for file in files):
@@ -107,10 +107,6 @@ def excluded_names(path: str | Path | None) -> set[str]:
     return set(Path(path).read_text(encoding="utf-8").splitlines()) if path else set()
 
 
-def _lengths(file: ClipFile) -> npt.NDArray[np.int64]:
-    return file.lengths if file.lengths is not None else np.full(len(file), file.samples, np.int64)
-
-
 def _packed(
     files: Sequence[ClipFile], rows: Sequence[npt.NDArray[np.int64]], length: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int16]:
@@ -125,7 +121,7 @@ def _packed(
                 packed = np.memmap(unfinished, np.int16, "w+", shape=(int(length.sum()),))
                 offset = 0
                 for file, row in zip(files, rows, strict=True):
-                    lengths = _lengths(file)
+                    lengths = file.clip_lengths()
                     for clip in row.tolist():
                         end = offset + int(lengths[clip])
                         file.read_waveforms([clip], packed[None, offset:end])

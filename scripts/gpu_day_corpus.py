@@ -54,7 +54,7 @@ def pack(source: Path, target: Path, megabytes: float, bitrate: int) -> None:
 
 
 def pack_split(files: list[ClipFile], target: Path, split: str, seconds: float, bitrate: int) -> None:
-    lengths = [file.lengths if file.lengths is not None else np.full(len(file), file.samples) for file in files]
+    lengths = [file.clip_lengths() for file in files]
     where = [(number, clip) for number, file in enumerate(files) for clip in range(len(file))]
     labels = np.concatenate([file.read("target", np.arange(len(file))).astype(bool) for file in files])
     scores = np.concatenate([file.read("teacher", np.arange(len(file))) for file in files])

@@ -96,14 +96,19 @@ def specific_ranks(
             has rank 0. Default: all.
     """
     truth, values = checked(targets, scores)
-    levels = np.broadcast_to(np.asarray(depth), truth.shape)
-    deepest = np.where(truth, levels, -1).max(axis=1, keepdims=True)
-    candidates = truth & (levels == deepest)
+    candidates = deepest_labels(truth, depth)
     if counted is not None:
         candidates &= np.asarray(counted, np.bool_)
     best = np.where(candidates, values, -np.inf).max(axis=1, keepdims=True)
     ranks = 1 + np.count_nonzero(~truth & (values >= best), axis=1)
     return np.where(candidates.any(axis=1), ranks, 0)
+
+
+def deepest_labels(targets: NDArray[np.bool_], depth: ArrayLike) -> NDArray[np.bool_]:
+    """(N, C) each clip's labels that none of its others is deeper than; `depth` as in `specific_ranks`."""
+    levels = np.broadcast_to(np.asarray(depth), targets.shape)
+    deepest = np.where(targets, levels, -1).max(axis=1, keepdims=True)
+    return targets & (levels == deepest)
 
 
 def specific_top_hits(

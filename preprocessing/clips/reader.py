@@ -176,6 +176,10 @@ class ClipFile:
         length = self.samples if self.lengths is None else int(self.lengths[clip])
         return self.read_waveforms([clip], np.empty((1, length), np.int16))[0]
 
+    def clip_lengths(self) -> npt.NDArray[np.int64]:
+        """(N,) samples of the clips as `waveform` gives them."""
+        return self.lengths if self.lengths is not None else np.full(len(self), self.samples, np.int64)
+
     def waveforms(self, clips: npt.ArrayLike) -> npt.NDArray[np.int16]:
         """(B, samples) int16 of clips (B,)."""
         clips = np.asarray(clips)
